@@ -1,0 +1,128 @@
+"""Appearance experts: image networks from timm, one pooled vector a frame."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor
+
+from extractors.images import Normalize, center_crop, resize_antialiased, short_side
+from extractors.spec import ExpertError, Frames, Network, Weights
+from extractors.weights import WeightsError, missing
+
+TIMM_PREFIX = "timm:"
+
+
+@dataclass(frozen=True)
+class TimmExpert:
+    """Any timm model without its classifier, fed as its own `pretrained_cfg` says.
+
+    The frame is resized, cropped and normalised exactly as `timm.data.create_transform` would.
+    """
+
+    model: str
+    alias: str | None = None  # the name a model goes by in the field, e.g. senet154
+    every: float = 0.5  # seconds
+
+    kind = "appearance"
+
+    @property
+    def name(self) -> str:
+        return self.alias or TIMM_PREFIX + self.model
+
+    @property
+    def samples(self) -> Frames:
+        return Frames(self.every)
+
+    @property
+    def weights(self) -> Weights:
+        cfg = self.cfg
+        return Weights(
+            file=f"{self.model}.safetensors",
+            url=f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url),
+            license=cfg.license or "see the model's page",
+            paper=cfg.paper_name or "see the model's page",
+        )
+
+    @cached_property
+    def cfg(self) -> Any:
+        """timm's PretrainedCfg. Raises ExpertError naming models of like names."""
+        cfg = timm.get_pretrained_cfg(self.model) if timm.is_model(self.model.split(".")[0]) else None
+        if cfg is None:
+            near = difflib.get_close_matches(self.model, timm.list_models() + timm.list_pretrained(), n=4)
+            raise ExpertError(f"timm has no model {self.model!r}" + (f"; near: {', '.join(near)}" if near else ""))
+        return cfg
+
+    def preprocessing(self) -> dict[str, Any]:
+        config = resolve_data_config(pretrained_cfg=self.cfg.to_dict())
+        _, height, width = config["input_size"]
+        if config["crop_mode"] not in ("center", "squash") or height != width:
+            raise ExpertError(f"{self.name}: crop mode {config['crop_mode']} at {height}x{width} is not supported")
+        return {
+            "resize": int(height / config["crop_pct"]),
+            "keep_aspect": config["crop_mode"] == "center",
+            "interpolation": config["interpolation"],
+            "antialias": True,
+            "crop": height,
+            "mean": list(config["mean"]),
+            "std": list(config["std"]),
+        }
+
+    def random(self) -> Network:
+        return TimmNetwork(timm.create_model(self.model, pretrained=False, num_classes=0), **self.preprocessing())
+
+    def pretrained(self, folder: Path, fetch: bool) -> Network:
+        file = folder / self.weights.file
+        if file.exists():
+            how: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(file)}}
+        elif fetch:
+            how = {"cache_dir": str(folder)}
+        else:
+            raise missing(self.weights, folder, "it is not there")
+        try:
+            model = timm.create_model(self.model, pretrained=True, num_classes=0, **how)
+        except Exception as error:  # hub clients raise types of many libraries; all mean: no weights
+            if file.exists():
+                raise WeightsError(f"{file} cannot be read as weights of {self.model}: {error}") from error
+            raise missing(self.weights, folder, f"{type(error).__name__}: {error}") from error
+        return TimmNetwork(model, **self.preprocessing())
+
+
+class TimmNetwork(Network):
+    """A timm model with `num_classes=0` behind its own transform."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        resize: int,
+        keep_aspect: bool,
+        interpolation: str,
+        antialias: bool,
+        crop: int,
+        mean: list[float],
+        std: list[float],
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last).eval()
+        self.normalize = Normalize(tuple(mean), tuple(std))
+        self.resize, self.keep_aspect, self.interpolation, self.crop = resize, keep_aspect, interpolation, crop
+        with torch.inference_mode():
+            self.dim = self.model(torch.zeros(1, 3, crop, crop)).shape[1]
+
+    def prepare(self, frame: np.ndarray, device: torch.device) -> Tensor:
+        height, width = frame.shape[:2]
+        size = short_side(height, width, self.resize) if self.keep_aspect else (self.resize, self.resize)
+        return center_crop(resize_antialiased(frame, size, self.interpolation, device), (self.crop, self.crop))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        images = self.normalize(frames).contiguous(memory_format=torch.channels_last)  # (B, 3, h, w)
+        return self.model(images).float()  # (B, dim)

@@ -1,0 +1,75 @@
+"""The table of experts and of the sets of them that published systems use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from extractors.appearance import TIMM_PREFIX, TimmExpert
+from extractors.audio import VGGish
+from extractors.motion import S3D
+from extractors.spec import Expert, ExpertError
+
+EXPERTS: dict[str, Expert] = {
+    expert.name: expert
+    for expert in (
+        TimmExpert("resnet152.tv_in1k", alias="resnet152"),
+        TimmExpert("resnext101_32x8d.tv_in1k", alias="resnext101"),
+        TimmExpert("legacy_senet154.in1k", alias="senet154"),
+        S3D(),
+        VGGish(),
+    )
+}
+
+PRESETS: dict[str, tuple[Expert, ...]] = {
+    "dual-encoding": (EXPERTS["resnet152"], EXPERTS["resnext101"]),
+    "hanet": (EXPERTS["resnet152"],),
+    "demo": (TimmExpert("resnet18.tv_in1k"), S3D(resize=128, crop=112), VGGish()),  # for two CPU cores
+}
+
+
+def find_expert(name: str) -> Expert:
+    """The expert called `name`; raises ExpertError naming those of like names."""
+    if name.startswith(TIMM_PREFIX):
+        expert = TimmExpert(name.removeprefix(TIMM_PREFIX))
+        expert.preprocessing()  # an unknown model is told of now, not after the corpus was read
+        return expert
+    if name in EXPERTS:
+        return EXPERTS[name]
+    near = difflib.get_close_matches(name, EXPERTS, n=3) or sorted(EXPERTS)
+    raise ExpertError(f"no expert is called {name!r}; there are {', '.join(near)} and timm:<any timm model>")
+
+
+def find_experts(names: Iterable[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Expert]:
+    """The experts called `names`, with `options` ({"s3d": {"hop": 8}}) in place of their defaults."""
+    return configure([find_expert(name) for name in names], options or {})
+
+
+def find_preset(name: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Expert]:
+    """The experts of a preset; raises ExpertError listing the presets."""
+    if name not in PRESETS:
+        raise ExpertError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+    return configure(PRESETS[name], options or {})
+
+
+def configure(experts: Iterable[Expert], options: Mapping[str, Mapping[str, Any]]) -> list[Expert]:
+    """Give experts their options; raises ExpertError for an option or expert that is not there."""
+    configured = []
+    unused = dict(options)
+    for expert in experts:
+        changes = dict(unused.pop(expert.name, {}))
+        known = {field.name: field.type for field in fields(expert)}  # type: ignore[arg-type]
+        for option in changes:
+            if option not in known or option in ("model", "alias"):
+                choice = ", ".join(name for name in known if name not in ("model", "alias")) or "none"
+                raise ExpertError(f"{expert.name} has no option {option!r}; its options: {choice}")
+        try:
+            typed = {name: (int if known[name] == "int" else float)(value) for name, value in changes.items()}
+        except ValueError as error:
+            raise ExpertError(f"{expert.name}: {error}") from None
+        configured.append(replace(expert, **typed))  # type: ignore[type-var]
+    if unused:
+        raise ExpertError(f"options for {', '.join(unused)}, which {'is' if len(unused) == 1 else 'are'} not extracted")
+    return configured

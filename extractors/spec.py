@@ -1,0 +1,119 @@
+"""What an expert is: what it samples from a video, and how samples become feature rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, is_dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class ExpertError(ValueError):
+    """An expert that does not exist or cannot be set up as asked; the message says what to do."""
+
+
+def exact(seconds: float) -> Fraction:
+    """The decimal number that was written: 0.1 is a tenth, not the double next to it."""
+    return Fraction(str(seconds))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """One frame every `every` seconds: the one on screen at k * every, for every time before the end."""
+
+    every: float = 0.5
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips of `length` frames taken at `fps`, a new one every `hop` frames.
+
+    Frame j of clip k is the one on screen at (k * hop + j) / fps seconds. Only whole clips count, but a
+    video shorter than one clip gives one all the same, its last frame held.
+    """
+
+    length: int
+    fps: float
+    hop: int
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Windows of mono sound at `rate` Hz: `window` seconds long, one every `hop` seconds.
+
+    `context` more seconds come along for transforms that look past the window's end. Only whole
+    windows count, but a track shorter than one gives one all the same, filled up with silence.
+    """
+
+    rate: int = 16_000
+    window: float = 0.96
+    hop: float = 0.96
+    context: float = 0.0
+
+
+Sampling = Frames | Clips | Audio
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Pretrained parameters: `file` is their name in a folder of weights, `url` where they are published."""
+
+    file: str
+    url: str
+    license: str
+    paper: str
+
+
+class Network(nn.Module):
+    """A loaded expert: samples in, feature rows out, each row from its own sample alone.
+
+    `forward` takes a batch of Frames (B, 3, h, w) uint8, Clips (B, length, 3, h, w) uint8 or Audio
+    (B, samples) float32 in [-1, 1], and gives (B, dim) float32.
+    """
+
+    dim: int
+
+    def prepare(self, frame: np.ndarray, device: torch.device) -> Tensor:
+        """One decoded frame, (H, W, 3) RGB uint8 with square pixels -> the (3, h, w) uint8 that is batched."""
+        raise TypeError(f"{type(self).__name__} does not look at frames")
+
+
+class Expert(Protocol):
+    """What is known of an expert before it is loaded; its dataclass fields are its options."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def samples(self) -> Sampling: ...
+    @property
+    def weights(self) -> Weights: ...
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What happens to a sample before the network sees it, as plain data."""
+
+    def random(self) -> Network:
+        """The network with fresh parameters, drawn from torch's current random state."""
+
+    def pretrained(self, folder: Path, fetch: bool) -> Network:
+        """The network with the published parameters, from `folder`, put there first if `fetch`.
+
+        Raises WeightsError saying which file is missing and where it comes from.
+        """
+
+
+def identity(expert: Expert) -> dict[str, Any]:
+    """All that decides an expert's features besides its parameters, as plain data."""
+    options = {name: value for name, value in asdict(expert).items()} if is_dataclass(expert) else {}
+    sampling = {"of": type(expert.samples).__name__.lower(), **asdict(expert.samples)}
+    return {
+        "network": expert.name,
+        "options": options,
+        "sampling": sampling,
+        "preprocessing": expert.preprocessing(),
+    }

@@ -1,0 +1,19 @@
+"""Where features live: a Zarr store that is written shard by shard and read through memory maps."""
+
+from feature_store.layout import ShardPlan, ShardRecord, StoreError, VideoStatus
+from feature_store.reader import ExpertInfo, ExpertReader, Features, FeatureStore
+from feature_store.writer import ExpertWriter, ShardWriter, StoreWriter
+
+__all__ = [
+    "ExpertInfo",
+    "ExpertReader",
+    "ExpertWriter",
+    "FeatureStore",
+    "Features",
+    "ShardPlan",
+    "ShardRecord",
+    "ShardWriter",
+    "StoreError",
+    "StoreWriter",
+    "VideoStatus",
+]

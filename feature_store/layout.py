@@ -1,0 +1,198 @@
+"""Where things lie in a store, and the documents in it.
+
+    corpus.zarr/zarr.json                      the shard plan
+    corpus.zarr/<expert>/zarr.json             the expert's provenance
+    corpus.zarr/<expert>/<shard>/features      (rows, dim)   float16 | float32
+    corpus.zarr/<expert>/<shard>/times         (rows, 2)     float64, seconds
+    corpus.zarr/<expert>/<shard>/offsets       (videos + 1,) int64: rows of video i are offsets[i]:offsets[i + 1]
+    corpus.zarr/<expert>/<shard>/complete.json written last: who is in the shard, how it went, every file's digest
+
+Documents are sealed: they carry the SHA-256 of their own content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+FORMAT = 1
+ATTRIBUTE = "reelcache"  # the key of our documents in Zarr attributes
+COMPLETE = "complete.json"
+FEATURES, TIMES, OFFSETS = "features", "times", "offsets"
+
+_STRICT = ConfigDict(extra="forbid")
+
+State = Literal["ok", "truncated", "no_stream", "failed"]
+
+
+class StoreError(Exception):
+    """A store that cannot be used as asked; the message says where, why and what to do."""
+
+
+@checked(frozen=True, slots=True, config=_STRICT)
+class VideoStatus:
+    """How one video went for one expert.
+
+    `ok`; `truncated` at `at` seconds, the rows before it kept; `no_stream`, e.g. no audio; `failed` at
+    a `stage` for a `reason`. `seconds` is how much of the video the rows are about.
+    """
+
+    id: str
+    status: State
+    rows: int = 0
+    seconds: float = 0.0
+    at: float | None = None
+    stage: str | None = None
+    reason: str | None = None
+
+
+@checked(frozen=True, slots=True, config=_STRICT)
+class ShardRecord:
+    """What complete.json says: a shard of one expert, done."""
+
+    expert: str
+    shard: int
+    provenance: str  # digest of the provenance the rows were made under
+    videos: tuple[VideoStatus, ...]
+    files: dict[str, str]  # path within the shard -> SHA-256
+    run: dict[str, Any]  # host, decoder, device and time of the run: for people, not for identity
+
+
+@checked(frozen=True, slots=True, config=_STRICT)
+class Segment:
+    """`videos` consecutive videos cut into shards of `shard_videos`; `digest` says which videos they are."""
+
+    videos: int
+    shard_videos: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """How the videos of a corpus are cut into shards. Videos added later make segments of their own."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def videos(self) -> int:
+        return sum(segment.videos for segment in self.segments)
+
+    def __len__(self) -> int:
+        return sum(_shards(segment) for segment in self.segments)
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """The first video of a shard and the one after its last."""
+        first_video, first_shard = 0, 0
+        for segment in self.segments:
+            if shard < first_shard + _shards(segment):
+                first = first_video + (shard - first_shard) * segment.shard_videos
+                return first, min(first + segment.shard_videos, first_video + segment.videos)
+            first_video += segment.videos
+            first_shard += _shards(segment)
+        raise IndexError(f"shard {shard} of {len(self)}")
+
+
+def _shards(segment: Segment) -> int:
+    return -(-segment.videos // segment.shard_videos)
+
+
+def node_name(expert: str) -> str:
+    """The name of an expert's folder: its own name with what could leave the store escaped."""
+    escaped = quote(expert, safe=":@+=,-._")
+    if escaped.startswith((".", "__")):  # "..", hidden files, names that Zarr keeps for itself
+        escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"
+    return escaped
+
+
+def expert_name(node: str) -> str:
+    """The expert whose folder is called `node`."""
+    return unquote(node)
+
+
+def shard_name(shard: int) -> str:
+    return f"{shard:06d}"
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 of a document's content, whatever its formatting."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with its own digest added."""
+    return {**document, "sha256": digest_of(dict(document))}
+
+
+def unseal(document: Any, where: str | Path) -> dict[str, Any]:
+    """The document without its digest; raises StoreError if it is not what was sealed."""
+    if not isinstance(document, dict) or "sha256" not in document:
+        raise StoreError(f"{where}: not a document of a feature store")
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    if digest_of(content) != document["sha256"]:
+        raise StoreError(f"{where}: its content does not match its own digest: it was damaged or edited")
+    return content
+
+
+_record_adapter = TypeAdapter(ShardRecord)
+
+
+def dump_record(record: ShardRecord) -> bytes:
+    """complete.json; what is empty of a video's status is left out."""
+    document = asdict(record)
+    document["videos"] = [
+        {key: value for key, value in video.items() if value is not None} for video in document["videos"]
+    ]
+    return json.dumps(seal(document), ensure_ascii=False, indent=1).encode()
+
+
+def load_record(path: Path) -> ShardRecord:
+    """Read a complete.json. Raises StoreError if it is damaged, FileNotFoundError if it is not there."""
+    content = path.read_bytes()
+    try:
+        return _record_adapter.validate_python(unseal(json.loads(content), path))
+    except (ValueError, ValidationError) as error:
+        raise StoreError(f"{path}: damaged ({error})") from None
+
+
+def load_attributes(folder: Path) -> dict[str, Any]:
+    """The sealed document in the attributes of a Zarr group. Raises StoreError if there is none."""
+    try:
+        metadata = json.loads((folder / "zarr.json").read_bytes())
+        return unseal(metadata["attributes"][ATTRIBUTE], folder / "zarr.json")
+    except FileNotFoundError:
+        raise StoreError(f"{folder}: there is no feature store") from None
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"{folder / 'zarr.json'}: not the metadata of a feature store, or damaged") from None
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_to_disk(path: Path) -> None:
+    """Have a file or folder survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that is there whole, and for good, or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
+    sync_to_disk(part)
+    os.replace(part, path)
+    sync_to_disk(path.parent)

@@ -1,0 +1,260 @@
+"""Writing a store: experts, and their shards, each whole and marked complete or not there at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from feature_store.layout import (
+    ATTRIBUTE,
+    COMPLETE,
+    FEATURES,
+    FORMAT,
+    OFFSETS,
+    TIMES,
+    Segment,
+    ShardPlan,
+    ShardRecord,
+    StoreError,
+    VideoStatus,
+    digest_of,
+    dump_record,
+    file_digest,
+    load_attributes,
+    load_record,
+    node_name,
+    replace_file,
+    seal,
+    shard_name,
+    sync_to_disk,
+)
+
+CHUNK_BYTES = 4 << 20  # of features; a chunk is what a reader maps at once
+SPOOL_BYTES = 16 << 20  # of a shard's rows kept in memory before they go to a temporary file
+DTYPES = ("float16", "float32")
+
+
+class StoreWriter:
+    """A store on a local disk, opened for adding experts and videos.
+
+    What is there stays: an expert is added or continued, videos are added at the end of the plan.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise StoreError(f"{self.path} is a file; a store is a folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "zarr.json").exists():
+            raise StoreError(f"{self.path} holds other things; name a new folder for the store")
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def plan(self, videos: int, shard_videos: int, digest: Callable[[int, int], str]) -> ShardPlan:
+        """The shards of a corpus of `videos`; `digest(first, stop)` tells which videos a range holds.
+
+        Shards that were planned before stay as they are; videos beyond them make new ones. Raises
+        StoreError if the videos planned before are no longer the same ones in the same order.
+        """
+        segments = list(self._segments())
+        first = 0
+        for segment in segments:
+            stop = first + segment.videos
+            if stop > videos or digest(first, stop) != segment.digest:
+                raise StoreError(
+                    f"{self.path}: its first {stop} videos are not those of this manifest. Videos may be added at the "
+                    "end of a manifest, not removed, reordered or cut anew: use the old manifest, or a new store"
+                )
+            first = stop
+        if videos > first:
+            segments.append(Segment(videos - first, shard_videos, digest(first, videos)))
+            document = {"format": FORMAT, "segments": [asdict(segment) for segment in segments]}
+            _write_group(self.path, document)
+        return ShardPlan(tuple(segments))
+
+    def _segments(self) -> tuple[Segment, ...]:
+        if not (self.path / "zarr.json").exists():
+            return ()
+        return read_plan(self.path).segments
+
+    def add_expert(self, name: str, identity: Mapping[str, Any], about: Mapping[str, Any]) -> ExpertWriter:
+        """Begin or continue an expert. `identity` is its provenance; `about` is kept beside it for people.
+
+        `identity` must hold "dim" and "dtype". Raises StoreError naming the fields that differ if the
+        store holds an expert of that name that was made in another way.
+        """
+        folder = self.path / node_name(name)
+        identity = json.loads(json.dumps(identity))  # as it will be read back
+        if (folder / "zarr.json").exists():
+            stored = load_attributes(folder)["identity"]
+            differences = list(_differences(stored, identity))
+            if differences:
+                raise StoreError(
+                    f"{self.path}: expert {name!r} is there, made in another way:\n  "
+                    + "\n  ".join(differences)
+                    + "\nExtract with the same settings to continue it, or store a second variant with --as NAME"
+                )
+        else:
+            folder.mkdir(exist_ok=True)
+            made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname()}
+            _write_group(folder, {"expert": name, "identity": identity, "about": {**about, **made}})
+        return ExpertWriter(folder, name, identity)
+
+
+class ExpertWriter:
+    """One expert of a store, opened for adding shards."""
+
+    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any]) -> None:
+        self.folder, self.name = folder, name
+        self.dim, self.dtype = int(identity["dim"]), np.dtype(identity["dtype"])
+        self.provenance = digest_of(identity)
+
+    def complete(self, shard: int) -> ShardRecord | None:
+        """The record of a shard that is done under this provenance, else None."""
+        try:
+            record = load_record(self.folder / shard_name(shard) / COMPLETE)
+        except (FileNotFoundError, StoreError):
+            return None
+        return record if record.provenance == self.provenance else None
+
+    def begin(self, shard: int) -> ShardWriter:
+        """Start a shard from scratch; what an interrupted run left of it goes."""
+        folder = self.folder / shard_name(shard)
+        if folder.exists():
+            shutil.rmtree(folder)
+        return ShardWriter(folder, self, shard)
+
+
+class ShardWriter:
+    """The rows of one shard of one expert, in whatever order they come, then the shard written in one go.
+
+    Rows wait in memory, and past SPOOL_BYTES in an unnamed temporary file beside the store, so that
+    neither long videos nor a kill leave anything behind.
+    """
+
+    def __init__(self, folder: Path, expert: ExpertWriter, shard: int) -> None:
+        self._folder, self._expert, self._shard = folder, expert, shard
+        self._row = np.dtype([("times", "<f8", 2), ("features", expert.dtype.newbyteorder("<"), expert.dim)])
+        self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=expert.folder)  # noqa: SIM115
+        self._runs: dict[int, list[tuple[int, int, int]]] = {}  # video -> (first row, rows, place in the spool)
+        self._spooled = 0
+
+    def append(self, video: int, first_row: int, features: np.ndarray, times: np.ndarray) -> None:
+        """Add rows first_row.. of the shard's `video`: features (rows, dim) and times (rows, 2) in seconds."""
+        rows = np.empty(len(features), self._row)
+        rows["times"], rows["features"] = times, features
+        self._spool.write(rows.tobytes())
+        self._runs.setdefault(video, []).append((first_row, len(rows), self._spooled))
+        self._spooled += len(rows)
+
+    def discard(self, video: int) -> None:
+        """Forget the rows of a video."""
+        self._runs.pop(video, None)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._expert.dtype
+
+    def finish(self, videos: list[VideoStatus], run: Mapping[str, Any]) -> ShardRecord:
+        """Write the shard and mark it complete. `videos` are its statuses, in manifest order."""
+        self._check(videos)
+        offsets = np.cumsum([0, *(video.rows for video in videos)], dtype=np.int64)
+        self._write_arrays(videos, offsets)
+        self._spool.close()
+        files = {}
+        for path in sorted(self._folder.rglob("*")):
+            if path.is_file():
+                files[path.relative_to(self._folder).as_posix()] = file_digest(path)
+            sync_to_disk(path)
+        sync_to_disk(self._folder)
+        expert = self._expert
+        record = ShardRecord(expert.name, self._shard, expert.provenance, tuple(videos), files, dict(run))
+        replace_file(self._folder / COMPLETE, dump_record(record))
+        sync_to_disk(expert.folder)
+        return record
+
+    def _check(self, videos: list[VideoStatus]) -> None:
+        for number, video in enumerate(videos):
+            runs = sorted(self._runs.get(number, []))
+            ends = [0, *(first + rows for first, rows, _ in runs)]
+            if [first for first, _, _ in runs] != ends[:-1] or ends[-1] != video.rows:
+                raise StoreError(f"{self._folder}: rows of video {video.id!r} are missing or double")
+
+    def _write_arrays(self, videos: list[VideoStatus], offsets: np.ndarray) -> None:
+        group = zarr.open_group(self._folder, mode="w")
+        rows, dim = int(offsets[-1]), self._expert.dim
+        features = _create(group, FEATURES, (rows, dim), self._row["features"].base)
+        times = np.empty((rows, 2))
+        step = features.chunks[0]
+        for first in range(0, rows, step):
+            block = self._read(videos, offsets, first, min(first + step, rows))
+            features[first : first + len(block)] = block["features"]
+            times[first : first + len(block)] = block["times"]
+        _create(group, TIMES, times.shape, times.dtype)[:] = times
+        _create(group, OFFSETS, offsets.shape, offsets.dtype)[:] = offsets
+
+    def _read(self, videos: list[VideoStatus], offsets: np.ndarray, first: int, stop: int) -> np.ndarray:
+        """Rows first..stop - 1 of the shard, gathered from the spool."""
+        block = np.empty(stop - first, self._row)
+        for number in range(int(np.searchsorted(offsets, first, "right")) - 1, len(videos)):
+            begin = int(offsets[number])
+            if begin >= stop:
+                break
+            for row, rows, place in self._runs.get(number, ()):
+                low, high = max(first, begin + row), min(stop, begin + row + rows)
+                if low < high:
+                    self._spool.seek((place + low - begin - row) * self._row.itemsize)
+                    content = self._spool.read((high - low) * self._row.itemsize)
+                    block[low - first : high - first] = np.frombuffer(content, self._row)
+            here = slice(max(first, begin) - first, min(stop, int(offsets[number + 1])) - first)
+            # no row covers what lies behind the video's end
+            np.minimum(block["times"][here], videos[number].seconds, out=block["times"][here])
+        return block
+
+
+def read_plan(path: Path) -> ShardPlan:
+    """The shard plan of a store; raises StoreError if there is none or it is of another format."""
+    document = load_attributes(path)
+    if document.get("format") != FORMAT:
+        raise StoreError(f"{path}: is of format {document.get('format')}; this version reads format {FORMAT}")
+    return ShardPlan(tuple(Segment(**segment) for segment in document["segments"]))
+
+
+def _write_group(folder: Path, document: Mapping[str, Any]) -> None:
+    metadata = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: seal(document)}}
+    replace_file(folder / "zarr.json", json.dumps(metadata, indent=1, ensure_ascii=False).encode())
+
+
+def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """An uncompressed array, so that chunk files can be mapped; CRC-32C so that any reader notices damage."""
+    row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    chunks = max(1, -(-shape[0] * row_bytes // CHUNK_BYTES))
+    chunk_rows = max(1, -(-shape[0] // chunks))  # equal chunks: the last one is stored whole, too
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=(chunk_rows, *shape[1:]),
+        dtype=dtype,
+        compressors=Crc32cCodec(),
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
+
+
+def _differences(stored: Any, wanted: Any, field: str = "") -> list[str]:
+    """The fields in which two documents differ, a line each."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        keys = sorted({*stored, *wanted})
+        return [line for key in keys for line in _differences(stored.get(key), wanted.get(key), f"{field}.{key}")]
+    if stored == wanted:
+        return []
+    return [f"{field.lstrip('.')}: the store has {json.dumps(stored)}, this run {json.dumps(wanted)}"]

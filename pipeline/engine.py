@@ -1,0 +1,300 @@
+"""The stages of extraction, overlapped: decoding workers -> batches across videos -> network -> shard writer.
+
+Queues are bounded by a number of samples, so memory does not grow with a video's length. Batches always
+have their full size (the last one is filled up by repetition): a feature is then computed in the same
+way whoever shares its batch, and a resumed run gives the bytes of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extractors import Network, Sampling
+from feature_store import VideoStatus
+from pipeline.sampling import Ended, Request, Sample, sample_video
+from pipeline.shards import ShardTask
+
+SHARDS_IN_FLIGHT = 4  # begun and not yet written
+SAMPLES_WAITING = 8  # a worker, between decoding and the network
+BLOCKS_WAITING = 32  # batches of features, between the network and the writer
+POLL = 0.2  # seconds between looks at whether the run was stopped
+
+T = TypeVar("T")
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class RunningExpert:
+    """An expert ready to run, under the name its features are stored by."""
+
+    name: str
+    samples: Sampling
+    network: Network
+    batch_size: int
+
+
+@dataclass
+class Meter:
+    """What happened so far: written by the stages, read by whoever shows it. Times in seconds."""
+
+    began: float = field(default_factory=time.perf_counter)
+    videos: int = 0
+    video_seconds: float = 0.0
+    shards: int = 0
+    rows: Counter[str] = field(default_factory=Counter)  # by expert
+    statuses: Counter[str] = field(default_factory=Counter)  # of videos, each counted by its worst
+    reasons: Counter[str] = field(default_factory=Counter)  # of what did not go well
+    decoding: float = 0.0  # processor time of all workers
+    computing: float = 0.0  # in the networks
+    writing: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add_decoding(self, seconds: float) -> None:
+        with self._lock:  # the one figure that several threads write
+            self.decoding += seconds
+
+    def count_shard(self, statuses: Mapping[str, list[VideoStatus]]) -> None:
+        """Count a written shard: its videos, rows, and what went wrong."""
+        self.shards += 1
+        for expert, videos in statuses.items():
+            self.rows[expert] += sum(video.rows for video in videos)
+        for of_experts in zip(*statuses.values(), strict=True):
+            self.videos += 1
+            self.video_seconds += max(video.seconds for video in of_experts)
+            self.statuses[_verdict(of_experts)] += 1
+            for reason in sorted({_reason(video) for video in of_experts if video.status in ("truncated", "failed")}):
+                self.reasons[reason] += 1
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Something a decoding worker says of video `number` of a shard."""
+
+    task: ShardTask
+    number: int
+    item: Sample | Ended
+
+
+class Stopped(Exception):
+    """Raised inside stages when the run has ended for another reason."""
+
+
+class Engine:
+    """Runs shard tasks through the stages."""
+
+    def __init__(
+        self,
+        experts: Sequence[RunningExpert],
+        *,
+        device: torch.device,
+        precision: str,
+        workers: int,
+        decoder: str,
+        run_info: Mapping[str, Any],
+        meter: Meter,
+    ) -> None:
+        self._experts = {expert.name: expert for expert in experts}
+        self._device, self._autocast = device, PRECISIONS[precision]
+        self._workers, self._decoder = workers, decoder
+        self._run_info, self._meter = run_info, meter
+        self._heard: queue.Queue[Heard | BaseException | None] = queue.Queue(workers * SAMPLES_WAITING)
+        self._to_write: queue.Queue[tuple[np.ndarray, list[Heard]] | ShardTask | None] = queue.Queue(BLOCKS_WAITING)
+        self._stop = threading.Event()
+        self._slots = threading.Semaphore(SHARDS_IN_FLIGHT)
+        self._waiting: dict[str, list[Heard]] = {name: [] for name in self._experts}
+        self._in_flight: deque[tuple[Tensor, list[Heard]]] = deque()
+        self._write_error: BaseException | None = None
+
+    def run(self, tasks: Iterable[ShardTask]) -> None:
+        """Do all tasks. Raises the first error of any stage; shards written by then stay."""
+        videos = Shared(self._videos(tasks))
+        threads = [threading.Thread(target=self._decode, args=(videos,)) for _ in range(self._workers)]
+        threads.append(threading.Thread(target=self._write))
+        for thread in threads:
+            thread.start()
+        try:
+            self._compute()
+            self._put(self._to_write, None)
+            threads[-1].join()
+        except Stopped:
+            pass  # the writer failed; its error is raised below
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+        if self._write_error:
+            raise self._write_error
+
+    # Decoding workers, one video at a time each.
+
+    def _videos(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, int]]:
+        for task in tasks:
+            while not self._slots.acquire(timeout=POLL):
+                if self._stop.is_set():
+                    return
+            for number in range(len(task.videos)):
+                yield task, number
+
+    def _decode(self, videos: Shared[tuple[ShardTask, int]]) -> None:
+        try:
+            for task, number in videos:
+                self._decode_video(task, number)
+            self._put(self._heard, None)
+        except Stopped:
+            pass  # whoever stopped the run tells why
+        except BaseException as error:
+            self._put_error(error)
+
+    def _decode_video(self, task: ShardTask, number: int) -> None:
+        requests = {name: self._request(self._experts[name]) for name in task.writers}
+        began = time.thread_time()
+        for item in sample_video(task.videos[number], requests, self._decoder):
+            self._meter.add_decoding(time.thread_time() - began)
+            self._put(self._heard, Heard(task, number, item))
+            began = time.thread_time()
+
+    def _request(self, expert: RunningExpert) -> Request:
+        return Request(expert.samples, lambda frame: expert.network.prepare(frame, self._device))
+
+    def _put_error(self, error: BaseException) -> None:
+        try:
+            self._put(self._heard, error)
+        except Stopped:
+            pass  # another error was first
+
+    # The networks, in the thread that called `run`.
+
+    def _compute(self) -> None:
+        working = self._workers
+        while working:
+            heard = self._get(self._heard)
+            if heard is None:
+                working -= 1
+            elif isinstance(heard, BaseException):
+                raise heard
+            elif isinstance(heard.item, Sample):
+                waiting = self._waiting[heard.item.expert]
+                waiting.append(heard)
+                if len(waiting) == self._experts[heard.item.expert].batch_size:
+                    self._forward(heard.item.expert)
+            else:
+                heard.task.end(heard.item.expert, heard.number, heard.item.status)
+                if heard.task.ended:
+                    self._complete(heard.task)
+
+    def _forward(self, name: str) -> None:
+        expert = self._experts[name]
+        batch, self._waiting[name] = self._waiting[name], []
+        began = self._clock()
+        data = [heard.item.data for heard in batch if isinstance(heard.item, Sample)]
+        inputs = torch.stack(data + [data[-1]] * (expert.batch_size - len(data)))
+        if inputs.device.type != self._device.type:
+            inputs = inputs.pin_memory().to(self._device, non_blocking=True)
+        with torch.inference_mode(), self._precision():
+            self._in_flight.append((expert.network(inputs), batch))
+        # A GPU computes on while older features are fetched and newer samples gathered.
+        self._deliver(leave=1 if self._device.type == "cuda" else 0)
+        self._meter.computing += self._clock() - began
+
+    def _deliver(self, leave: int) -> None:
+        while len(self._in_flight) > leave:
+            features, batch = self._in_flight.popleft()
+            self._put(self._to_write, (features[: len(batch)].cpu().numpy(), batch))
+
+    def _complete(self, task: ShardTask) -> None:
+        """All of a shard is sampled: compute what still waits for a full batch, and have it written."""
+        for name in task.writers:
+            if self._waiting[name]:
+                self._forward(name)
+        self._deliver(leave=0)
+        self._put(self._to_write, task)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device.type, self._autocast) if self._autocast else nullcontext()
+
+    def _clock(self) -> float:
+        """Processor time on a CPU, which neighbours do not stretch; elapsed time where a GPU is waited for."""
+        return time.thread_time() if self._device.type == "cpu" else time.perf_counter()
+
+    # The writer.
+
+    def _write(self) -> None:
+        try:
+            while (item := self._get(self._to_write)) is not None:
+                began = time.perf_counter()
+                if isinstance(item, ShardTask):
+                    self._meter.count_shard(item.finish(self._run_info))
+                    self._slots.release()
+                else:
+                    _scatter(*item)
+                self._meter.writing += time.perf_counter() - began
+        except Stopped:
+            pass  # an error elsewhere; the unfinished shards are done anew by the next run
+        except BaseException as error:
+            self._write_error = error
+            self._stop.set()
+
+    # Queues that give up when the run has ended.
+
+    def _put(self, to: queue.Queue[Any], item: Any) -> None:
+        while not self._stop.is_set():
+            try:
+                return to.put(item, timeout=POLL)
+            except queue.Full:
+                continue
+        raise Stopped
+
+    def _get(self, source: queue.Queue[Any]) -> Any:
+        while not self._stop.is_set():
+            try:
+                return source.get(timeout=POLL)
+            except queue.Empty:
+                continue
+        raise Stopped
+
+
+class Shared(Generic[T]):
+    """An iterator that several threads draw from."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items, self._lock = items, threading.Lock()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        with self._lock:
+            return next(self._items)
+
+
+def _scatter(features: np.ndarray, batch: list[Heard]) -> None:
+    """Hand the rows of a batch to their shards, a run of rows of one video at a time."""
+    for (task, number), run in groupby(enumerate(batch), key=lambda entry: (entry[1].task, entry[1].number)):
+        places, heard = zip(*run, strict=True)
+        samples = [cast(Sample, one.item) for one in heard]
+        times = np.array([(sample.start, sample.end) for sample in samples])
+        rows = features[places[0] : places[-1] + 1]
+        task.append(samples[0].expert, number, samples[0].row, rows, times)
+
+
+def _verdict(statuses: Iterable[VideoStatus]) -> str:
+    """A video counts as failed or truncated if it is so for any expert; a stream it lacks is no fault."""
+    found = {video.status for video in statuses}
+    return next((status for status in ("failed", "truncated") if status in found), "ok")
+
+
+def _reason(video: VideoStatus) -> str:
+    return f"{video.stage}: {video.reason}" if video.stage else str(video.reason)

@@ -1,0 +1,165 @@
+"""Opening media files safely: local files only, self-contained formats only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.container import InputContainer
+
+# Demuxers that read the one file they are given. Playlists and scripts (hls, dash, concat, sdp, ...)
+# would have FFmpeg open what else an untrusted file names, and are refused with everything unlisted.
+SELF_CONTAINED_FORMATS = (
+    "aac,ac3,aiff,amr,apng,asf,asf_o,av1,avi,dv,eac3,flac,flv,gif,h261,h263,h264,hevc,ivf,live_flv,"
+    "m4v,matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,"
+    "rm,swf,vc1,viv,w64,wav,wtv,y4m,yuv4mpegpipe"
+)
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": SELF_CONTAINED_FORMATS}
+
+
+class MediaError(Exception):
+    """A file that cannot be used: `stage` (open or decode) and the reason."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"{stage}: {reason}")
+        self.stage = stage
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a file's headers say. Durations in seconds, rates in Hz; None where they say nothing."""
+
+    duration: float | None
+    container: str
+    width: int | None = None  # pixels, as shown: after rotation
+    height: int | None = None
+    fps: float | None = None
+    video_codec: str | None = None
+    rotation: int | None = None  # degrees counterclockwise, applied already to width and height
+    audio_codec: str | None = None
+    audio_rate: int | None = None
+    audio_channels: int | None = None
+
+
+def open_media(path: str) -> InputContainer:
+    """Open a local file for demuxing; the caller closes it.
+
+    Raises MediaError for what is no readable regular file, a playlist or script, or no media at all.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise MediaError("open", f"{error.strerror}: only local files are read") from None
+    except ValueError as error:  # a NUL in the path
+        raise MediaError("open", str(error)) from None
+    if not stat.S_ISREG(mode):
+        raise MediaError("open", "not a regular file")
+    if os.path.getsize(path) == 0:
+        raise MediaError("open", "the file is empty")
+    try:
+        return av.open(f"file:{os.path.abspath(path)}", container_options=_OPTIONS, metadata_errors="replace")
+    except av.error.InvalidDataError:
+        raise MediaError("open", "not a self-contained media file, or its headers are damaged") from None
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError("open", explain(error)) from None
+
+
+def video_stream(container: InputContainer) -> Any | None:
+    """The stream that players would show, or None; cover pictures of audio files do not count."""
+    stream = container.streams.best("video")
+    if stream is None or "attached_pic" in str(stream.disposition):
+        return None
+    return stream
+
+
+def audio_stream(container: InputContainer) -> Any | None:
+    """The stream that players would sound, or None."""
+    return container.streams.best("audio")
+
+
+def declared_seconds(stream: Any) -> Fraction | None:
+    """How long the stream's own header says that it is, or None."""
+    if stream.duration is not None and stream.time_base:
+        return stream.duration * stream.time_base
+    stamp = stream.metadata.get("DURATION", "").split(":")  # Matroska: "00:01:02.345000000"
+    try:
+        hours, minutes, seconds = (Fraction(part) for part in stamp)
+    except ValueError:
+        return None
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def explain(error: Exception) -> str:
+    """An FFmpeg error in its own words, without the path, which stands beside it anyway."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def probe(path: str) -> Probe:
+    """Read a file's headers and its first frame's rotation.
+
+    Raises MediaError if it cannot be opened, holds neither video nor audio, or gives no first frame.
+    """
+    with open_media(path) as container:
+        video, audio = video_stream(container), audio_stream(container)
+        if video is None and audio is None:
+            raise MediaError("open", "holds neither video nor audio")
+        declared = [declared_seconds(stream) for stream in (video, audio) if stream is not None]
+        known = [duration for duration in declared if duration is not None]
+        if container.duration is not None:
+            known.append(Fraction(container.duration, av.time_base))
+        found: dict[str, Any] = {}
+        if audio is not None:
+            context = audio.codec_context
+            found |= {"audio_codec": context.name, "audio_rate": context.rate, "audio_channels": context.channels}
+        if video is not None:
+            found |= _probe_video(container, video)
+        return Probe(float(known[0]) if known else None, container.format.name, **found)
+
+
+def _probe_video(container: InputContainer, stream: Any) -> dict[str, Any]:
+    frame = first_frame(container, stream)
+    width, height = square_size(frame.width, frame.height, stream.sample_aspect_ratio)
+    rotation = quarter_turns(frame) * 90
+    if rotation % 180:
+        width, height = height, width
+    rate = stream.average_rate or stream.guessed_rate
+    return {
+        "width": width,
+        "height": height,
+        "fps": round(float(rate), 3) if rate else None,
+        "video_codec": stream.codec_context.name,
+        "rotation": rotation,
+    }
+
+
+def first_frame(container: InputContainer, stream: Any) -> Any:
+    """The first frame that decodes, packets before it that do not being passed over. Raises MediaError."""
+    reason = "no frame in the stream"
+    try:
+        for packet in container.demux(stream):
+            try:
+                for frame in packet.decode():
+                    return frame
+            except av.error.FFmpegError as error:
+                reason = explain(error)
+    except av.error.FFmpegError as error:
+        reason = explain(error)
+    raise MediaError("decode", f"no frame of the video can be decoded: {reason}")
+
+
+def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """Width and height with square pixels: the width follows the pixels' aspect ratio."""
+    if not pixel_aspect or pixel_aspect == 1:
+        return width, height
+    return max(1, round(width * pixel_aspect)), height
+
+
+def quarter_turns(frame: Any) -> int:
+    """How often, 0 to 3, the frame is to be turned by 90 degrees counterclockwise; senseless angles count as 0."""
+    degrees = frame.rotation
+    return degrees // 90 % 4 if degrees % 90 == 0 and abs(degrees) <= 360 else 0

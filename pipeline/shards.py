@@ -1,0 +1,66 @@
+"""A shard in the making: the rows and statuses of its videos, until all are there and it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from data_manifests import Video
+from feature_store import ShardWriter, VideoStatus
+
+
+@dataclass(eq=False)
+class ShardTask:
+    """One shard to be done, with a writer for every expert that lacks it."""
+
+    shard: int
+    videos: Sequence[Video]
+    writers: Mapping[str, ShardWriter]
+    _statuses: dict[tuple[str, int], VideoStatus] = field(default_factory=dict)
+    _unfit: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def append(self, expert: str, number: int, first_row: int, features: np.ndarray, times: np.ndarray) -> None:
+        """Add rows of video `number`; a video with features that cannot be stored fails as a whole."""
+        reason = _unfit(features, self.writers[expert].dtype)
+        if reason:
+            self._unfit.setdefault((expert, number), reason)
+        else:
+            self.writers[expert].append(number, first_row, features, times)
+
+    def end(self, expert: str, number: int, status: VideoStatus) -> None:
+        """Say how sampling a video ended; its last rows may still be on their way."""
+        self._statuses[expert, number] = status
+
+    @property
+    def ended(self) -> bool:
+        """Every video has been sampled for every expert."""
+        return len(self._statuses) == len(self.videos) * len(self.writers)
+
+    def finish(self, run: Mapping[str, Any]) -> dict[str, list[VideoStatus]]:
+        """Write the shard and mark it complete, an expert at a time; returns the statuses of each."""
+        statuses = {}
+        for expert, writer in self.writers.items():
+            statuses[expert] = [self._status(expert, number) for number in range(len(self.videos))]
+            writer.finish(statuses[expert], run)
+        return statuses
+
+    def _status(self, expert: str, number: int) -> VideoStatus:
+        status = self._statuses[expert, number]
+        if (expert, number) in self._unfit:
+            status = VideoStatus(status.id, "failed", stage="expert", reason=self._unfit[expert, number])
+        if status.status == "failed":
+            self.writers[expert].discard(number)  # rows from before it failed
+        return status
+
+
+def _unfit(features: np.ndarray, dtype: np.dtype) -> str | None:
+    """Why features cannot be stored as `dtype`, or None."""
+    largest = np.abs(features).max(initial=0.0)
+    if not np.isfinite(largest):
+        return "the network gave values that are not finite"
+    if largest > np.finfo(dtype).max:
+        return f"the network gave values up to {largest:.3g}, too large for {dtype}: extract with --dtype float32"
+    return None

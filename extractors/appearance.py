@@ -15,7 +15,7 @@ from timm.data import resolve_data_config
 from torch import Tensor
 
 from extractors.images import Normalize, center_crop, resize_antialiased, short_side
-from extractors.spec import ExpertError, Frames, Network, Weights
+from extractors.spec import ExpertError, Frames, Network, Weights, channels_last
 from extractors.weights import WeightsError, missing
 
 TIMM_PREFIX = "timm:"
@@ -112,7 +112,7 @@ class TimmNetwork(Network):
         std: list[float],
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last).eval()
+        self.model = channels_last(model).eval()
         self.normalize = Normalize(tuple(mean), tuple(std))
         self.resize, self.keep_aspect, self.interpolation, self.crop = resize, keep_aspect, interpolation, crop
         with torch.inference_mode():

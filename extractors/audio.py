@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extractors.spec import Audio, Network, Weights
+from extractors.spec import Audio, Network, Weights, channels_last
 from extractors.weights import WeightsError, he_init, state_dict
 
 RATE = 16_000  # Hz
@@ -73,6 +73,8 @@ class LogMel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.window: Tensor
+        self.mel: Tensor
         periodic_hann = torch.hann_window(STFT_WINDOW, periodic=True, dtype=torch.float64)
         self.register_buffer("window", periodic_hann, persistent=False)
         self.register_buffer("mel", torch.from_numpy(mel_matrix()), persistent=False)
@@ -112,7 +114,7 @@ class VGGishNetwork(Network):
             nn.Linear(4096, self.dim),
             nn.ReLU(),
         )
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         return self.embed(self.log_mel(waveforms))

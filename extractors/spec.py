@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +82,11 @@ class Network(nn.Module):
         raise TypeError(f"{type(self).__name__} does not look at frames")
 
 
+def channels_last(module: nn.Module) -> nn.Module:
+    """Lay out 4-d parameters channels last, which convolves 1.3 to 2 times faster on a CPU."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 class Expert(Protocol):
     """What is known of an expert before it is loaded; its dataclass fields are its options."""
 
@@ -109,11 +114,10 @@ class Expert(Protocol):
 
 def identity(expert: Expert) -> dict[str, Any]:
     """All that decides an expert's features besides its parameters, as plain data."""
-    options = {name: value for name, value in asdict(expert).items()} if is_dataclass(expert) else {}
     sampling = {"of": type(expert.samples).__name__.lower(), **asdict(expert.samples)}
     return {
         "network": expert.name,
-        "options": options,
+        "options": asdict(expert),  # type: ignore[call-overload]  # every expert is a dataclass
         "sampling": sampling,
         "preprocessing": expert.preprocessing(),
     }

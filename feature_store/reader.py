@@ -142,7 +142,8 @@ class ExpertReader:
             near = difflib.get_close_matches(str(video), self._places, n=3)
             hint = f"; near: {', '.join(near)}" if near else ""
             raise KeyError(
-                f"{self.info.name}: no complete shard holds video {video!r}{hint} (it is not in the manifest, or not extracted yet)"
+                f"{self.info.name}: no complete shard holds video {video!r}{hint} "
+                "(it is not in the manifest, or not extracted yet)"
             ) from None
 
     def _open_shard(self, shard: int) -> Shard:

@@ -144,7 +144,7 @@ class ShardWriter:
     def __init__(self, folder: Path, expert: ExpertWriter, shard: int) -> None:
         self._folder, self._expert, self._shard = folder, expert, shard
         self._row = np.dtype([("times", "<f8", 2), ("features", expert.dtype.newbyteorder("<"), expert.dim)])
-        self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=expert.folder)  # noqa: SIM115
+        self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(expert.folder))  # noqa: SIM115
         self._runs: dict[int, list[tuple[int, int, int]]] = {}  # video -> (first row, rows, place in the spool)
         self._spooled = 0
 

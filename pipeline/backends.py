@@ -108,7 +108,7 @@ def _open_torchcodec(path: str) -> tuple[FramesAt, Fraction]:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError):
         raise DecoderMissing(
-            "torchcodec cannot be loaded: pip install 'reelcache[torchcodec]', and FFmpeg 4 to 8 with its shared libraries"
+            "torchcodec cannot be loaded: pip install 'reelcache[torchcodec]', and FFmpeg with its shared libraries"
         ) from None
     decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
     begin, end = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds

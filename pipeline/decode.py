@@ -186,12 +186,11 @@ class PictureStream:
             yield from self._damaged(f"a damaged packet at {self._at(packet):.2f} s")
             return
         if self.origin is not None and self._skips:
-            if packet.is_keyframe and packet.pts <= self._wanted + self.origin:
+            if self._undecoded and packet.is_keyframe and packet.pts <= self._wanted + self.origin:
                 # The picture wanted next is this one or a later one: what is still undecoded never shows.
-                if self._undecoded:
-                    self._undecoded.clear()
-                    self.stream.codec_context.flush_buffers()
-                    self._intact_from = packet.pts
+                self._undecoded.clear()
+                self.stream.codec_context.flush_buffers()
+                self._intact_from = packet.pts
             self._undecoded.append(packet)
             if packet.pts <= self._wanted + self.origin:
                 return

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Generic, TypeVar, cast
@@ -170,10 +170,8 @@ class Engine:
         return Request(expert.samples, lambda frame: expert.network.prepare(frame, self._device))
 
     def _put_error(self, error: BaseException) -> None:
-        try:
+        with suppress(Stopped):  # if another error was first
             self._put(self._heard, error)
-        except Stopped:
-            pass  # another error was first
 
     # The networks, in the thread that called `run`.
 

@@ -7,7 +7,7 @@ import platform
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -145,7 +145,7 @@ def extract(
     showing: AbstractContextManager[Any] = nullcontext()
     if show is not None:
         showing = show(meter, len(todo), sum(stop - first for first, stop in todo), workers)
-    with showing, _torch_threads(target, cores, workers):
+    with showing, _torch_settings(target, cores, workers):
         engine.run(_tasks(manifest, plan, targets))
     return Summary(
         videos=meter.videos,
@@ -230,24 +230,21 @@ def _batch(samples: Sampling, device: torch.device) -> int:
     return CPU_CLIPS if isinstance(samples, Clips) else CPU_BATCH
 
 
-class _torch_threads:
-    """While open, torch computes with the cores that decoding leaves, but no fewer than two.
+@contextmanager
+def _torch_settings(device: torch.device, cores: int, workers: int) -> Iterator[None]:
+    """Within, torch computes with the cores that decoding leaves, but no fewer than two, and exactly.
 
     With a single thread torch gives up oneDNN for the separable convolutions of video networks, which
-    makes them three times slower than with two; and decoding is idle most of the time on a CPU.
+    makes them three times slower than with two; and on a CPU decoding is idle most of the time.
     """
-
-    def __init__(self, device: torch.device, cores: int, workers: int) -> None:
-        self._threads = max(min(2, cores), cores - workers) if device.type == "cpu" else 1
-
-    def __enter__(self) -> None:
-        self._before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-        torch.set_num_threads(self._threads)
-        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
-
-    def __exit__(self, *_: object) -> None:
-        threads, torch.backends.cudnn.allow_tf32 = self._before
+    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(max(min(2, cores), cores - workers) if device.type == "cpu" else 1)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def _about(expert: Expert) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What an expert is, the table of experts, and how their weights are loaded."""
 
 from extractors.registry import EXPERTS, PRESETS, find_expert, find_experts, find_preset
-from extractors.spec import Audio, Clips, Expert, ExpertError, Frames, Network, Sampling, exact, identity
+from extractors.sampling import Audio, Clips, Frames, Sampling, exact
+from extractors.spec import Expert, ExpertError, Network, identity
 from extractors.weights import Loaded, WeightsError, load_expert
 
 __all__ = [

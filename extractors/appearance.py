@@ -15,7 +15,8 @@ from timm.data import resolve_data_config
 from torch import Tensor
 
 from extractors.images import Normalize, center_crop, resize_antialiased, short_side
-from extractors.spec import ExpertError, Frames, Network, Weights, channels_last
+from extractors.sampling import Frames
+from extractors.spec import ExpertError, Network, Weights, channels_last
 from extractors.weights import WeightsError, missing
 
 TIMM_PREFIX = "timm:"

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extractors.spec import Audio, Network, Weights, channels_last
+from extractors.sampling import Audio
+from extractors.spec import Network, Weights, channels_last
 from extractors.weights import WeightsError, he_init, state_dict
 
 RATE = 16_000  # Hz

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.models.video import S3D_Weights, s3d
 
 from extractors.images import Normalize, center_crop, resize_plain
-from extractors.spec import Clips, ExpertError, Network, Weights
+from extractors.sampling import Clips
+from extractors.spec import ExpertError, Network, Weights
 from extractors.weights import WeightsError, he_init, state_dict
 
 # Of S3D_Weights.KINETICS400_V1.transforms().

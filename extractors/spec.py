@@ -1,9 +1,8 @@
-"""What an expert is: what it samples from a video, and how samples become feature rows."""
+"""What an expert is: its facts, its options, and the network that turns samples into feature rows."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,51 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from extractors.sampling import Sampling
+
 
 class ExpertError(ValueError):
     """An expert that does not exist or cannot be set up as asked; the message says what to do."""
-
-
-def exact(seconds: float) -> Fraction:
-    """The decimal number that was written: 0.1 is a tenth, not the double next to it."""
-    return Fraction(str(seconds))
-
-
-@dataclass(frozen=True)
-class Frames:
-    """One frame every `every` seconds: the one on screen at k * every, for every time before the end."""
-
-    every: float = 0.5
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Clips of `length` frames taken at `fps`, a new one every `hop` frames.
-
-    Frame j of clip k is the one on screen at (k * hop + j) / fps seconds. Only whole clips count, but a
-    video shorter than one clip gives one all the same, its last frame held.
-    """
-
-    length: int
-    fps: float
-    hop: int
-
-
-@dataclass(frozen=True)
-class Audio:
-    """Windows of mono sound at `rate` Hz: `window` seconds long, one every `hop` seconds.
-
-    `context` more seconds come along for transforms that look past the window's end. Only whole
-    windows count, but a track shorter than one gives one all the same, filled up with silence.
-    """
-
-    rate: int = 16_000
-    window: float = 0.96
-    hop: float = 0.96
-    context: float = 0.0
-
-
-Sampling = Frames | Clips | Audio
 
 
 @dataclass(frozen=True)

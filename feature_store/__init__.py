@@ -1,7 +1,9 @@
 """Where features live: a Zarr store that is written shard by shard and read through memory maps."""
 
-from feature_store.layout import ShardPlan, ShardRecord, StoreError, VideoStatus
+from feature_store.layout import NotInStore, ShardPlan, ShardRecord, StoreError, VideoStatus
 from feature_store.reader import ExpertInfo, ExpertReader, Features, FeatureStore
+from feature_store.survey import diff_stores, inspect_video, summarize
+from feature_store.verify import verify
 from feature_store.writer import ExpertWriter, ShardWriter, StoreWriter
 
 __all__ = [
@@ -10,10 +12,15 @@ __all__ = [
     "ExpertWriter",
     "FeatureStore",
     "Features",
+    "NotInStore",
     "ShardPlan",
     "ShardRecord",
     "ShardWriter",
     "StoreError",
     "StoreWriter",
     "VideoStatus",
+    "diff_stores",
+    "inspect_video",
+    "summarize",
+    "verify",
 ]

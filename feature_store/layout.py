@@ -38,6 +38,12 @@ class StoreError(Exception):
     """A store that cannot be used as asked; the message says where, why and what to do."""
 
 
+class NotInStore(StoreError, KeyError):
+    """An expert or a video that the store does not have; the message names those of like names."""
+
+    __str__ = Exception.__str__  # KeyError's shows the message in quotes
+
+
 @checked(frozen=True, slots=True, config=_STRICT)
 class VideoStatus:
     """How one video went for one expert.
@@ -141,6 +147,13 @@ def unseal(document: Any, where: str | Path) -> dict[str, Any]:
     if digest_of(content) != document["sha256"]:
         raise StoreError(f"{where}: its content does not match its own digest: it was damaged or edited")
     return content
+
+
+def differences(a: Any, b: Any, field: str = "") -> list[str]:
+    """The fields in which two documents differ, each with both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [line for key in sorted({*a, *b}) for line in differences(a.get(key), b.get(key), f"{field}.{key}")]
+    return [] if a == b else [f"{field.lstrip('.')}: {json.dumps(a)} against {json.dumps(b)}"]
 
 
 _record_adapter = TypeAdapter(ShardRecord)

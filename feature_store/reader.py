@@ -22,6 +22,7 @@ from feature_store.layout import (
     FEATURES,
     OFFSETS,
     TIMES,
+    NotInStore,
     ShardPlan,
     ShardRecord,
     VideoStatus,
@@ -84,7 +85,8 @@ class FeatureStore:
 
     def __getitem__(self, expert: str) -> ExpertReader:
         if expert not in self.experts:
-            raise KeyError(f"{self.path} has no expert {expert!r}; it has {', '.join(sorted(self.experts)) or 'none'}")
+            there = ", ".join(sorted(self.experts)) or "none"
+            raise NotInStore(f"{self.path} has no expert {expert!r}; it has {there}")
         if expert not in self._opened:
             self._opened[expert] = ExpertReader(self.path / node_name(expert), self.experts[expert], len(self.plan))
         return self._opened[expert]
@@ -102,12 +104,12 @@ class ExpertReader:
         self._shard = lru_cache(SHARDS_HELD)(self._open_shard)
 
     def read(self, video: str) -> Features:
-        """All rows of a video. Raises KeyError, naming ids like it, if the store has no rows under that id yet."""
+        """All rows of a video. Raises NotInStore (a KeyError), naming ids like it, if it is not there (yet)."""
         shard, number = self._place(video)
         return self._shard(shard).read(number)
 
     def status(self, video: str) -> VideoStatus:
-        """How the video went. Raises KeyError like `read`."""
+        """How the video went. Raises NotInStore like `read`."""
         shard, number = self._place(video)
         return self._shard(shard).record.videos[number]
 
@@ -141,7 +143,7 @@ class ExpertReader:
         except KeyError:
             near = difflib.get_close_matches(str(video), self._places, n=3)
             hint = f"; near: {', '.join(near)}" if near else ""
-            raise KeyError(
+            raise NotInStore(
                 f"{self.info.name}: no complete shard holds video {video!r}{hint} "
                 "(it is not in the manifest, or not extracted yet)"
             ) from None

@@ -28,6 +28,7 @@ from feature_store.layout import (
     ShardRecord,
     StoreError,
     VideoStatus,
+    differences,
     digest_of,
     dump_record,
     file_digest,
@@ -96,11 +97,11 @@ class StoreWriter:
         identity = json.loads(json.dumps(identity))  # as it will be read back
         if (folder / "zarr.json").exists():
             stored = load_attributes(folder)["identity"]
-            differences = list(_differences(stored, identity))
-            if differences:
+            changed = differences(stored, identity)
+            if changed:
                 raise StoreError(
-                    f"{self.path}: expert {name!r} is there, made in another way:\n  "
-                    + "\n  ".join(differences)
+                    f"{self.path}: expert {name!r} is there, made in another way (the store's against this run's):\n  "
+                    + "\n  ".join(changed)
                     + "\nExtract with the same settings to continue it, or store a second variant with --as NAME"
                 )
         else:
@@ -248,13 +249,3 @@ def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
         fill_value=0,
         config={"write_empty_chunks": True},
     )
-
-
-def _differences(stored: Any, wanted: Any, field: str = "") -> list[str]:
-    """The fields in which two documents differ, a line each."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        keys = sorted({*stored, *wanted})
-        return [line for key in keys for line in _differences(stored.get(key), wanted.get(key), f"{field}.{key}")]
-    if stored == wanted:
-        return []
-    return [f"{field.lstrip('.')}: the store has {json.dumps(stored)}, this run {json.dumps(wanted)}"]

@@ -51,7 +51,9 @@ class Meter:
     """What happened so far: written by the stages, read by whoever shows it. Times in seconds."""
 
     began: float = field(default_factory=time.perf_counter)
-    videos: int = 0
+    sampled: int = 0  # videos that were decoded to their end
+    sampled_seconds: float = 0.0  # of video
+    videos: int = 0  # in shards that are written
     video_seconds: float = 0.0
     shards: int = 0
     rows: Counter[str] = field(default_factory=Counter)  # by expert
@@ -63,8 +65,14 @@ class Meter:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add_decoding(self, seconds: float) -> None:
-        with self._lock:  # the one figure that several threads write
+        with self._lock:
             self.decoding += seconds
+
+    def count_sampled(self, seconds: float) -> None:
+        """Count a video that was decoded to its end."""
+        with self._lock:
+            self.sampled += 1
+            self.sampled_seconds += seconds
 
     def count_shard(self, statuses: Mapping[str, list[VideoStatus]]) -> None:
         """Count a written shard: its videos, rows, and what went wrong."""
@@ -160,11 +168,15 @@ class Engine:
 
     def _decode_video(self, task: ShardTask, number: int) -> None:
         requests = {name: self._request(self._experts[name]) for name in task.writers}
+        seconds = 0.0
         began = time.thread_time()
         for item in sample_video(task.videos[number], requests, self._decoder):
             self._meter.add_decoding(time.thread_time() - began)
+            if isinstance(item, Ended):
+                seconds = max(seconds, item.status.seconds)
             self._put(self._heard, Heard(task, number, item))
             began = time.thread_time()
+        self._meter.count_sampled(seconds)
 
     def _request(self, expert: RunningExpert) -> Request:
         return Request(expert.samples, lambda frame: expert.network.prepare(frame, self._device))

@@ -1,0 +1,126 @@
+"""Checking a store: every file against its digest, every array against what its shard says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from feature_store.layout import (
+    COMPLETE,
+    FEATURES,
+    OFFSETS,
+    TIMES,
+    ShardRecord,
+    StoreError,
+    digest_of,
+    file_digest,
+    load_record,
+    node_name,
+    shard_name,
+)
+from feature_store.reader import ExpertInfo, FeatureStore
+
+SHARD = "shard"  # stands for the array where a whole shard is meant
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing found wrong: in which expert, shard and array, and what."""
+
+    expert: str
+    shard: int
+    array: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check of a store found; `checked` counts shards."""
+
+    checked: int
+    damaged: tuple[Damage, ...]
+
+
+def verify(path: str | Path, repair: bool = False) -> Verdict:
+    """Check every complete shard of every expert; with `repair`, drop the damaged ones, for extract to redo.
+
+    Finds any changed, missing or additional byte in a shard's files, offsets and ids that contradict
+    each other or the other experts, and values that are not finite. Raises StoreError if the store's or
+    an expert's own metadata cannot be read.
+    """
+    store = FeatureStore(path)
+    checked = 0
+    damaged: list[Damage] = []
+    ids: dict[int, tuple[str, ...]] = {}
+    for expert, info in store.experts.items():
+        for shard in range(len(store.plan)):
+            folder = store.path / node_name(expert) / shard_name(shard)
+            if not (folder / COMPLETE).exists():
+                continue  # pending: extract does it from scratch
+            checked += 1
+            found = [Damage(expert, shard, array, reason) for array, reason in _check(store, info, folder, shard, ids)]
+            damaged += found
+            if found and repair:
+                (folder / COMPLETE).unlink()  # first, so that nothing half-dropped ever counts as complete
+                shutil.rmtree(folder)
+    return Verdict(checked, tuple(damaged))
+
+
+def _check(
+    store: FeatureStore, info: ExpertInfo, folder: Path, shard: int, ids: dict[int, tuple[str, ...]]
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with one shard, as (array, reason)."""
+    try:
+        record = load_record(folder / COMPLETE)
+    except (StoreError, OSError) as error:
+        yield COMPLETE, str(error)
+        return
+    if (record.expert, record.shard) != (info.name, shard):
+        yield COMPLETE, f"it belongs to shard {record.shard} of {record.expert}"
+    if record.provenance != digest_of(dict(info.identity)):
+        yield COMPLETE, "it was made under another provenance than the expert's metadata says"
+    first, stop = store.plan.bounds(shard)
+    names = tuple(video.id for video in record.videos)
+    if len(names) != stop - first:
+        yield COMPLETE, f"it lists {len(names)} videos; the shard plan has {stop - first}"
+    if ids.setdefault(shard, names) != names:
+        yield COMPLETE, "its video ids are not those of the other experts"
+    broken = list(_check_files(record, folder))
+    yield from broken
+    if not broken:
+        yield from _check_arrays(record, folder, info)
+
+
+def _check_files(record: ShardRecord, folder: Path) -> Iterator[tuple[str, str]]:
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {COMPLETE}
+    for name in sorted(there | set(record.files)):
+        array = name.split("/")[0] if "/" in name else SHARD
+        if name not in there:
+            yield array, f"{name} is missing"
+        elif name not in record.files:
+            yield array, f"{name} does not belong there"
+        elif file_digest(folder / name) != record.files[name]:
+            yield array, f"{name} was changed: its SHA-256 is not the one recorded"
+
+
+def _check_arrays(record: ShardRecord, folder: Path, info: ExpertInfo) -> Iterator[tuple[str, str]]:
+    """The files are those that were written: do they make sense together?"""
+    group = zarr.open_group(folder, mode="r")
+    features, times, offsets = (group[name] for name in (FEATURES, TIMES, OFFSETS))
+    rows = [video.rows for video in record.videos]
+    if not np.array_equal(offsets[:], np.cumsum([0, *rows])):
+        yield OFFSETS, "they are not the sums of the videos' rows"
+    if features.shape != (sum(rows), info.dim) or str(features.dtype) != info.dtype:
+        yield FEATURES, f"{features.shape} {features.dtype}, not {(sum(rows), info.dim)} {info.dtype}"
+    if times.shape != (sum(rows), 2):
+        yield TIMES, f"{times.shape}, not {(sum(rows), 2)}"
+    elif not (times[:, 0] <= times[:, 1]).all():
+        yield TIMES, "a row ends before it starts"
+    step = features.chunks[0]
+    if not all(np.isfinite(features[first : first + step]).all() for first in range(0, features.shape[0], step)):
+        yield FEATURES, "values that are not finite"

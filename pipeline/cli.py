@@ -1,0 +1,375 @@
+"""The `reelcache` command. Each command parses, calls one documented Python function, and prints.
+
+Modules are imported inside commands: `reelcache --help` starts without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+# Threads of torch that wait must not keep decoding from the processor; OpenMP reads this once, at its start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+app = typer.Typer(
+    help="Turn a video corpus into a Zarr store of expert features, once; train from it in minutes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+manifest_app = typer.Typer(help="Make manifests: the list of videos of a corpus.", no_args_is_help=True)
+app.add_typer(manifest_app, name="manifest")
+
+WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
+out, err = Console(width=WIDTH), Console(stderr=True)
+
+Store = Annotated[str, typer.Argument(help="The store, a folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors that a user can mend are told in a sentence: exit code 2 for wrong usage, 1 for the rest."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from here")
+        raise typer.Exit(1) from None
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        err.print("error: ", style="bold red", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(code) from None
+
+
+def _exit_code(error: Exception) -> int | None:
+    """None for what no user can mend: a bug, whose traceback is wanted."""
+    from data_manifests import ManifestError
+    from feature_store import StoreError
+
+    if isinstance(error, ManifestError | StoreError | OSError):
+        return 1
+    if "extractors" not in sys.modules:
+        return None
+    from extractors import ExpertError, WeightsError
+    from pipeline.backends import DecoderMissing
+    from pipeline.extraction import ExtractError
+
+    if isinstance(error, WeightsError | DecoderMissing):
+        return 1
+    return 2 if isinstance(error, ExpertError | ExtractError) else None
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, ensure_ascii=False, indent=1))
+
+
+@manifest_app.command("build")
+def manifest_build(
+    source: Annotated[
+        str, typer.Argument(help="A folder, a glob pattern in quotes, or a CSV file with a path column.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The manifest to write, e.g. corpus.jsonl.")],
+    drop_unreadable: Annotated[
+        bool, typer.Option(help="Leave unreadable files out. By default they stay, and extract records why they fail.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Files probed at once.")] = os.cpu_count() or 1,
+) -> None:
+    """Find videos, read their headers and first frame, and write the manifest.
+
+    **Examples**
+
+        reelcache manifest build videos/ -o corpus.jsonl
+
+        reelcache manifest build 'videos/**/*.mkv' -o corpus.jsonl
+
+        reelcache manifest build clips.csv -o corpus.jsonl     # columns: path, and if wanted id, start, end
+    """
+    from dataclasses import replace
+
+    from rich.progress import track
+
+    from data_manifests import write_rows
+    from pipeline.corpus import find_videos, probe_videos, relative_to
+    from pipeline.show import show_problems
+
+    with told():
+        found = find_videos(source)
+        folder = output.absolute().parent
+        problems = list(found.problems)
+        videos = []
+        probing = probe_videos(found.videos, min(workers, len(found.videos)))
+        for probed in track(probing, "probing", len(found.videos), console=err, transient=True):
+            if probed.problem:
+                problems.append((probed.video.id, probed.problem))
+            if not (probed.problem and drop_unreadable):
+                videos.append(replace(probed.video, path=relative_to(folder, probed.video)))
+        folder.mkdir(parents=True, exist_ok=True)
+        written = write_rows(output, videos)
+    show_problems(out, problems)
+    seconds = sum(video.meta.get("duration", 0.0) for video in videos)
+    out.print(f"{written} videos, {seconds / 3600:.2f} hours, {len(problems)} unreadable -> {output}", highlight=False)
+
+
+@app.command()
+def experts(as_json: Json = False) -> None:
+    """List the experts that can be extracted.
+
+    **Example**
+
+        reelcache experts
+    """
+    from dataclasses import asdict
+
+    from extractors import EXPERTS, PRESETS
+    from pipeline.show import table
+
+    if as_json:
+        listed = [
+            {"name": expert.name, "kind": expert.kind, "sampling": asdict(expert.samples), **asdict(expert.weights)}
+            for expert in EXPERTS.values()
+        ]
+        print_json({"experts": listed, "presets": {name: [e.name for e in preset] for name, preset in PRESETS.items()}})
+        return
+    shown = table("expert", "kind", "a row is made from", "weights", "license")
+    for expert in EXPERTS.values():
+        shown.add_row(
+            expert.name, expert.kind, sampling_text(expert.samples), expert.weights.file, expert.weights.license
+        )
+    shown.add_row("timm:<model>", "appearance", "1 frame every 0.5 s", "the model's own", "the model's own")
+    out.print(shown)
+    for name, preset in PRESETS.items():
+        out.print(f"--preset {name}: {', '.join(expert.name for expert in preset)}", highlight=False)
+
+
+@app.command()
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="The manifest, JSONL.", show_default=False)],
+    store: Store,
+    experts: Annotated[str | None, typer.Option(help="Names, with commas between; see reelcache experts.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A named set of experts: demo, dual-encoding, hanet.")] = None,
+    weights: Annotated[str, typer.Option(help="pretrained, random, or a folder of weights.")] = "pretrained",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16: what networks compute in.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="float16 or float32: what is stored.")] = "float16",
+    shard_videos: Annotated[int, typer.Option(help="Videos a shard: the unit of resuming.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(help="Videos decoded at once, a thread each. [default: by machine]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a batch. [default: by device and expert]")] = None,
+    decoder: Annotated[str, typer.Option(help="av, decord or torchcodec.")] = "av",
+    store_as: Annotated[
+        list[str] | None, typer.Option("--as", help="NAME, or EXPERT=NAME with several experts: store under this name.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="EXPERT.OPTION=VALUE, e.g. s3d.hop=8; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 if any video failed or was truncated.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Extract features of a corpus into a store. The same command resumes, extends and adds experts.
+
+    **Examples**
+
+        reelcache extract corpus.jsonl corpus.zarr --experts resnet152,s3d,vggish
+
+        reelcache extract corpus.jsonl corpus.zarr --experts timm:vit_base_patch16_siglip_224 --precision bf16
+
+        reelcache extract corpus.jsonl corpus.zarr --experts s3d --set s3d.hop=8 --as s3d_dense
+    """
+    with told():
+        from dataclasses import asdict
+
+        from extractors import ExpertError, find_experts, find_preset
+        from pipeline import extract as run
+        from pipeline.progress import Progress
+        from pipeline.show import show_summary, weights_text
+
+        if (experts is None) == (preset is None):
+            raise ExpertError("say which experts: either --experts NAME,NAME or --preset NAME")
+        options = _options(option or [])
+        names = [name.strip() for name in (experts or "").split(",") if name.strip()]
+        chosen = find_preset(preset, options) if preset else find_experts(names, options)
+        summary = run(
+            manifest,
+            store,
+            chosen,
+            weights=weights,
+            seed=seed,
+            device=device,
+            precision=precision,
+            dtype=dtype,
+            shard_videos=shard_videos,
+            workers=workers,
+            batch_size=batch_size,
+            decoder=decoder,
+            names=_names(store_as or [], [expert.name for expert in chosen]),
+            show=Progress(err).showing,
+        )
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        show_summary(out, summary)
+        if weights == "random":
+            out.print("weights ", weights_text(f"random:{seed}"), ": the features serve tests only", sep="")
+    if strict and summary.reasons:
+        raise typer.Exit(1)
+
+
+def _options(settings: list[str]) -> dict[str, dict[str, str]]:
+    from extractors import ExpertError
+
+    options: dict[str, dict[str, str]] = {}
+    for setting in settings:
+        place, equals, value = setting.partition("=")
+        expert, dot, name = place.rpartition(".")
+        if not (equals and dot and expert and name):
+            raise ExpertError(f"--set {setting}: write EXPERT.OPTION=VALUE, e.g. s3d.hop=8")
+        options.setdefault(expert, {})[name] = value
+    return options
+
+
+def _names(settings: list[str], experts: list[str]) -> dict[str, str]:
+    from extractors import ExpertError
+
+    names = {}
+    for setting in settings:
+        expert, equals, name = setting.rpartition("=")
+        if not equals and len(experts) == 1:
+            expert = experts[0]
+        if expert not in experts or not name:
+            raise ExpertError(f"--as {setting}: write EXPERT=NAME, for one of {', '.join(experts)}")
+        names[expert] = name
+    return names
+
+
+@app.command()
+def status(store: Store, as_json: Json = False) -> None:
+    """Show how far a store is: per expert, what is done, failed and pending, and every failure's reason.
+
+    **Example**
+
+        reelcache status corpus.zarr
+    """
+    from dataclasses import asdict
+
+    from feature_store import summarize
+    from pipeline.show import show_status
+
+    with told():
+        summary = summarize(store)
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        show_status(out, summary)
+
+
+@app.command()
+def verify(
+    store: Store,
+    repair: Annotated[bool, typer.Option(help="Drop damaged shards, so that extract does them again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every file of a store against its digest, and what they say against each other.
+
+    Exits with 1 if anything is damaged and not repaired.
+
+    **Examples**
+
+        reelcache verify corpus.zarr
+
+        reelcache verify corpus.zarr --repair
+    """
+    from dataclasses import asdict
+
+    from feature_store import verify as check
+    from pipeline.show import show_verdict
+
+    with told():
+        verdict = check(store, repair)
+    if as_json:
+        print_json(asdict(verdict))
+    else:
+        show_verdict(out, verdict, repair)
+    if verdict.damaged and not repair:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    store: Store,
+    video: Annotated[str, typer.Argument(help="The video's id.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Show one video: how it went for every expert, its rows' times and norms.
+
+    **Example**
+
+        reelcache inspect corpus.zarr video7010
+    """
+    from feature_store import inspect_video
+    from pipeline.show import show_video
+
+    with told():
+        found = inspect_video(store, video)
+    if as_json:
+        print_json({name: view and view.document() for name, view in found.items()})
+    else:
+        show_video(out, video, found)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A store.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="Another.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Compare two stores: can these features be reproduced?
+
+    **Example**
+
+        reelcache diff mine.zarr theirs.zarr
+    """
+    from dataclasses import asdict
+
+    from feature_store import diff_stores
+    from pipeline.show import show_differences
+
+    with told():
+        found = diff_stores(a, b)
+    if as_json:
+        print_json({name: each if isinstance(each, str) else asdict(each) for name, each in found.items()})
+    else:
+        show_differences(out, found)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to; what is there already is used.")] = Path("demo"),
+    videos: Annotated[int, typer.Option(min=1, help="How many videos to make.")] = 24,
+) -> None:
+    """Make a small corpus of real MP4 files, and run the whole tool on it.
+
+    **Example**
+
+        reelcache demo
+    """
+    with told():
+        from pipeline.demo import run_demo
+
+        run_demo(out, folder, videos)
+
+
+if __name__ == "__main__":
+    app()

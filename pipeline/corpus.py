@@ -1,0 +1,163 @@
+"""From files on disk to a manifest: finding them, naming them, probing them."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from data_manifests import ManifestError, Video
+from pipeline.media import MediaError, probe
+
+MEDIA_SUFFIXES = frozenset(  # a table to read, hence one string
+    [
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mjpeg",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".nut",
+        ".ogm",
+        ".ogv",
+        ".rm",
+        ".rmvb",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+        ".aac",
+        ".flac",
+        ".m4a",
+        ".mka",
+        ".mp3",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".wav",
+        ".wma",
+    ]
+)
+PROBES_AHEAD = 64  # a worker; the list of files may be long
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A video of the manifest, and why it cannot be read, if so."""
+
+    video: Video
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The videos of a corpus, and files that cannot be among them: (file, reason)."""
+
+    videos: list[Video]
+    problems: list[tuple[str, str]]
+
+
+def find_videos(source: str) -> Found:
+    """The videos of a folder (searched through), a glob pattern or a CSV file.
+
+    Of a folder, files with the suffix of a media format count. A CSV file has a `path` column and, if
+    it likes, `id`, `start` and `end`; other columns go to `meta`; its paths are relative to itself.
+    Without ids of their own, files are called by their path within the folder, without the suffix
+    unless two would then be called the same.
+
+    Raises ManifestError if there is nothing, a CSV row is wrong (with its line), or an id stands twice.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = [file for file in path.rglob("*") if file.suffix.lower() in MEDIA_SUFFIXES and file.is_file()]
+        corpus = _named(sorted(found), path)
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        corpus = Found(list(_from_csv(path)), [])
+    else:
+        found = [Path(file) for file in sorted(glob.glob(source, recursive=True)) if os.path.isfile(file)]
+        corpus = _named(found, Path(os.path.commonpath([file.parent for file in found])) if found else path)
+    if not corpus.videos:
+        raise ManifestError(f"{source}: no videos there (a folder, a glob pattern in quotes, or a .csv file)")
+    twice = [name for name, count in Counter(video.id for video in corpus.videos).items() if count > 1]
+    if twice:
+        raise ManifestError(f"{source}: ids must be unique; more than one video is called {', '.join(twice[:10])}")
+    return corpus
+
+
+def _named(files: list[Path], root: Path) -> Found:
+    stems = Counter(file.relative_to(root).with_suffix("").as_posix() for file in files)
+    videos, problems = [], []
+    for file in files:
+        whole = file.relative_to(root)
+        stem = whole.with_suffix("").as_posix()
+        name = stem if stems[stem] == 1 else whole.as_posix()
+        try:
+            videos.append(Video(name, str(file.absolute())))
+        except ValueError:
+            problems.append((ascii(str(file)), "its name is not UTF-8, so no manifest can hold it: rename it"))
+    return Found(videos, problems)
+
+
+def _from_csv(path: Path) -> Iterator[Video]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if "path" not in (rows.fieldnames or ()):
+            raise ManifestError(f"{path}:1: needs a column called path; it has {', '.join(rows.fieldnames or ())}")
+        for row in rows:
+            fields = {name: value for name, value in row.items() if name is not None and value not in (None, "")}
+            try:
+                target = path.parent.absolute() / fields.pop("path")
+                yield Video(
+                    id=fields.pop("id", None) or Path(target).stem,
+                    path=str(target),
+                    start=float(fields.pop("start")) if "start" in fields else None,
+                    end=float(fields.pop("end")) if "end" in fields else None,
+                    meta=fields,
+                )
+            except (KeyError, ValueError) as error:
+                reason = "no path" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
+                raise ManifestError(f"{path}:{rows.line_num}: {reason}") from None
+
+
+def probe_videos(videos: Iterable[Video], workers: int) -> Iterator[Probed]:
+    """Probe files in `workers` processes and yield them in order, what was found being in `meta`."""
+    videos = iter(videos)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        while batch := list(islice(videos, workers * PROBES_AHEAD)):
+            yield from pool.map(_probe, batch, chunksize=4)
+
+
+def relative_to(folder: Path, video: Video) -> str:
+    """The video's path as a manifest in `folder` should name it: relative if it lies below, so that both can move."""
+    path = Path(video.path)
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _probe(video: Video) -> Probed:
+    try:
+        found = {name: value for name, value in asdict(probe(video.path)).items() if value is not None}
+    except MediaError as error:
+        meta = {**video.meta, "problem": str(error)}
+        return Probed(Video(video.id, video.path, video.start, video.end, meta), str(error))
+    return Probed(Video(video.id, video.path, video.start, video.end, {**video.meta, **found}), None)

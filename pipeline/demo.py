@@ -1,0 +1,66 @@
+"""`reelcache demo`: the whole tool on a small corpus of its own making, each step shown as the command it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data_manifests import Caption, Moment, read_rows
+from extractors import find_preset
+from feature_store import FeatureStore, summarize
+from pipeline.demo_corpus import make_demo_corpus
+from pipeline.extraction import extract
+from pipeline.progress import Progress
+from pipeline.show import plain, show_status, show_summary, table
+
+EXAMPLE = "demo000"
+
+
+def run_demo(console: Console, folder: Path, videos: int) -> None:
+    """Make the corpus in `folder`, extract it with the demo preset, and show what is there."""
+    console.rule("1. a corpus: real MP4 files with captions and moments that are known by construction", align="left")
+    manifest = _step(console, f"making {videos} videos", lambda: make_demo_corpus(folder, videos))
+    _show_annotations(console, folder)
+
+    store = folder / "corpus.zarr"
+    console.rule("2. its features", align="left")
+    console.print(f"$ reelcache extract {manifest} {store} --preset demo --weights random", highlight=False)
+    summary = extract(manifest, store, find_preset("demo"), weights="random", show=Progress(console).showing)
+    show_summary(console, summary)
+
+    console.rule("3. what is in the store", align="left")
+    console.print(f"$ reelcache status {store}", highlight=False)
+    show_status(console, summarize(store))
+    _show_features(console, FeatureStore(store))
+
+
+def _step(console: Console, what: str, work: Callable[[], Any]) -> Any:
+    with console.status(what):
+        return work()
+
+
+def _show_annotations(console: Console, folder: Path) -> None:
+    caption = next(row for row in read_rows(folder / "captions.jsonl", Caption) if row.video == EXAMPLE)
+    console.print(plain(f'{EXAMPLE} is captioned "{caption.text}"; in it'))
+    moments = table(">start s", ">end s", "moment")
+    for row in read_rows(folder / "moments.jsonl", Moment):
+        if row.video == EXAMPLE:
+            moments.add_row(f"{row.start:.2f}", f"{row.end:.2f}", plain(row.text))
+    console.print(moments)
+
+
+def _show_features(console: Console, store: FeatureStore) -> None:
+    """A short table of one video's rows, and how to read them from Python."""
+    shown = table("expert", ">rows", ">dim", "first row covers", ">norm")
+    for name in store.experts:
+        features = store[name].read(EXAMPLE)
+        start, end = features.times[0]
+        norm = float((features.values[0] ** 2).sum() ** 0.5)
+        rows, dim = features.values.shape
+        shown.add_row(plain(name), str(rows), str(dim), f"{start:g} s to {end:g} s", f"{norm:.3g}")
+    console.print(plain(f"{EXAMPLE} has"), shown)
+    read = f'FeatureStore("{store.path}")["{next(iter(store.experts))}"].read("{EXAMPLE}").values'
+    console.print(f"In Python: from feature_store import FeatureStore; {read}", highlight=False, markup=False)

@@ -1,0 +1,175 @@
+"""What commands print: tables and summaries, for people."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from feature_store.survey import ExpertDifference, StoreSummary, VideoSummary
+    from feature_store.verify import Verdict
+    from pipeline.extraction import Summary
+
+FAILURES_SHOWN = 20
+REASONS_SHOWN = 10
+ROWS_SHOWN = 12
+
+
+def plain(text: str) -> Text:
+    """Text from outside, e.g. an id or a path: no markup, nothing that steers a terminal."""
+    return Text("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A table whose columns are right-aligned where their name starts with '>'."""
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return made
+
+
+def show_summary(console: Console, summary: Summary) -> None:
+    """The end of an extraction: what was done, what went wrong, and how fast it was against what bounds it."""
+    counts = summary.statuses
+    before = f" ({summary.shards_before} shards were complete before)" if summary.shards_before else ""
+    console.print(
+        f"{summary.videos} videos in {summary.shards} shards{before}: {counts.get('ok', 0)} ok, "
+        f"{counts.get('truncated', 0)} truncated, {counts.get('failed', 0)} failed",
+        highlight=False,
+    )
+    if summary.reasons:
+        faults = table(">videos", "what went wrong")
+        reasons = sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0]))
+        for reason, count in reasons[:REASONS_SHOWN]:
+            faults.add_row(str(count), plain(reason))
+        if len(reasons) > REASONS_SHOWN:
+            faults.add_row("", f"and {len(reasons) - REASONS_SHOWN} more reasons: reelcache status lists every video")
+        console.print(faults)
+    if summary.video_seconds:
+        ceiling = min(summary.decode_ceiling, summary.model_ceiling)
+        console.print(
+            f"{summary.video_seconds:.0f} s of video in {summary.seconds:.1f} s: {summary.rate:.1f} s of video/s, "
+            f"{summary.rate / ceiling:.0%} of what the slower stage could do alone "
+            f"(networks {summary.model_ceiling:.1f}, decoding {summary.decode_ceiling:.1f} "
+            f"with {summary.workers} worker{'s' * (summary.workers > 1)})",
+            highlight=False,
+        )
+
+
+def show_status(console: Console, summary: StoreSummary, failures: int = FAILURES_SHOWN) -> None:
+    """How far a store is."""
+    console.print(f"{summary.videos} videos in {summary.shards} shards", highlight=False)
+    states = (">ok", ">trunc.", ">none", ">failed", ">pending")
+    experts = table("expert", ">dim", "weights", *states, ">rows", ">hours", ">MB")
+    for name, expert in summary.experts.items():
+        counts = (expert.ok, expert.truncated, expert.no_stream, expert.failed, expert.pending, expert.rows)
+        experts.add_row(
+            plain(name),
+            str(expert.dim),
+            weights_text(expert.weights),
+            *map(str, counts),
+            f"{expert.seconds / 3600:.2f}",
+            f"{expert.bytes / 1e6:.1f}",
+        )
+    console.print(experts)
+    if any(is_random(expert.weights) for expert in summary.experts.values()):
+        console.print("Features of [bold yellow]random[/] weights mean nothing; they serve tests.")
+    if not summary.failures:
+        return
+    by_fault: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for fault in summary.failures:
+        by_fault[fault.video, fault.stage, fault.reason].append(fault.expert)
+    faults = table("video", "experts", "stage", "reason")
+    for (video, stage, reason), names in sorted(by_fault.items())[:failures]:
+        everyone = len(names) == len(summary.experts)
+        faults.add_row(plain(video), "all" if everyone else plain(", ".join(names)), stage, plain(reason))
+    console.print(faults)
+    if len(by_fault) > failures:
+        console.print(f"and {len(by_fault) - failures} more: --json lists all")
+
+
+def is_random(source: str) -> bool:
+    return source.startswith("random:")
+
+
+def weights_text(source: str) -> Text:
+    """Where weights came from; random ones stand out wherever they are shown."""
+    return Text(source, style="bold yellow") if is_random(source) else plain(source)
+
+
+def show_verdict(console: Console, verdict: Verdict, repaired: bool) -> None:
+    """What a check found."""
+    if not verdict.damaged:
+        console.print(f"{verdict.checked} shards checked: all sound", highlight=False)
+        return
+    found = table("expert", ">shard", "array", "what is wrong")
+    for damage in verdict.damaged:
+        found.add_row(plain(damage.expert), f"{damage.shard:06d}", damage.array, plain(damage.reason))
+    console.print(found)
+    shards = len({(damage.expert, damage.shard) for damage in verdict.damaged})
+    cure = (
+        "dropped: run extract again to redo them" if repaired else "--repair drops them, and extract then redoes them"
+    )
+    console.print(f"{verdict.checked} shards checked, {shards} damaged; {cure}", highlight=False)
+
+
+def show_video(console: Console, video: str, experts: Mapping[str, VideoSummary | None]) -> None:
+    """One video: its rows, expert by expert."""
+    for name, found in experts.items():
+        console.print()
+        if found is None:
+            console.print(plain(f"{name}: pending"))
+            continue
+        status = found.status
+        note = f" ({status.stage + ': ' if status.stage else ''}{status.reason})" if status.reason else ""
+        console.print(plain(f"{name}: {status.status}{note}, {status.rows} rows over {status.seconds:.2f} s"))
+        if not status.rows:
+            continue
+        rows = table(">row", ">start s", ">end s", ">norm")
+        shown = range(status.rows) if status.rows <= ROWS_SHOWN else [*range(ROWS_SHOWN - 2), status.rows - 1]
+        for row in shown:
+            if row == status.rows - 1 and len(shown) < status.rows:
+                rows.add_row("...", "", "", "")
+            start, end = found.times[row]
+            rows.add_row(str(row), f"{start:.3f}", f"{end:.3f}", f"{found.norms[row]:.4g}")
+        console.print(rows)
+
+
+def show_differences(console: Console, experts: Mapping[str, ExpertDifference | str]) -> None:
+    """How two stores differ."""
+    figures = (">videos", ">rows", ">equal", ">cosine mean", ">min", ">largest diff", ">time diff s")
+    compared = table("expert", *figures, "other")
+    for name, found in experts.items():
+        if isinstance(found, str):
+            compared.add_row(plain(name), *[""] * 7, plain(found))
+            continue
+        notes = [f"{found.different_rows} videos differ in rows"] * bool(found.different_rows)
+        notes += [f"{found.only_in_a} videos only in A"] * bool(found.only_in_a)
+        notes += [f"{found.only_in_b} videos only in B"] * bool(found.only_in_b)
+        compared.add_row(
+            plain(name),
+            str(found.videos),
+            str(found.rows),
+            f"{found.equal_rows / max(1, found.rows):.1%}",
+            f"{found.cosine_mean:.6f}",
+            f"{found.cosine_min:.6f}",
+            f"{found.largest:.2g}",
+            f"{found.seconds:.3g}",
+            plain("\n".join([*notes, *found.provenance])),
+        )
+    console.print(compared)
+
+
+def show_problems(console: Console, problems: Iterable[tuple[str, str]]) -> None:
+    """Files that cannot be read."""
+    unreadable = table("unreadable", "reason")
+    for name, reason in problems:
+        unreadable.add_row(plain(name), plain(reason))
+    if unreadable.row_count:
+        console.print(unreadable)

@@ -58,7 +58,6 @@ class StoreWriter:
             raise StoreError(f"{self.path} is a file; a store is a folder")
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "zarr.json").exists():
             raise StoreError(f"{self.path} holds other things; name a new folder for the store")
-        self.path.mkdir(parents=True, exist_ok=True)
 
     def plan(self, videos: int, shard_videos: int, digest: Callable[[int, int], str]) -> ShardPlan:
         """The shards of a corpus of `videos`; `digest(first, stop)` tells which videos a range holds.
@@ -78,6 +77,7 @@ class StoreWriter:
             first = stop
         if videos > first:
             segments.append(Segment(videos - first, shard_videos, digest(first, videos)))
+            self.path.mkdir(parents=True, exist_ok=True)
             document = {"format": FORMAT, "segments": [asdict(segment) for segment in segments]}
             _write_group(self.path, document)
         return ShardPlan(tuple(segments))

@@ -143,9 +143,8 @@ def experts(as_json: Json = False) -> None:
         return
     shown = table("expert", "kind", "a row is made from", "weights", "license")
     for expert in EXPERTS.values():
-        shown.add_row(
-            expert.name, expert.kind, sampling_text(expert.samples), expert.weights.file, expert.weights.license
-        )
+        weights = expert.weights
+        shown.add_row(expert.name, expert.kind, str(expert.samples), weights.file, weights.license)
     shown.add_row("timm:<model>", "appearance", "1 frame every 0.5 s", "the model's own", "the model's own")
     out.print(shown)
     for name, preset in PRESETS.items():

@@ -1,0 +1,36 @@
+# Reelcache on a GPU box (or without a GPU: leave --gpus away):
+#
+#   docker build -t reelcache .
+#   docker run --rm --gpus all --ipc host -v /videos:/videos:ro -v /features:/data -v /weights:/weights \
+#       reelcache extract /data/corpus.jsonl /data/corpus.zarr --experts resnet152,s3d,vggish
+#
+# /data is the working folder and holds manifests and stores; /weights keeps what was fetched. Both must be
+# writable by user 1000. FFmpeg and its codecs come with the Python packages.
+FROM nvidia/cuda:13.0.2-base-ubuntu24.04
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+# Packages first: they change seldom. Every one is pinned and hashed.
+WORKDIR /opt/reelcache
+COPY requirements.lock ./
+RUN python3 -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
+
+COPY pyproject.toml README.md LICENSE ./
+COPY data_manifests data_manifests
+COPY extractors extractors
+COPY feature_store feature_store
+COPY pipeline pipeline
+COPY train train
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+
+# Ubuntu's image brings a user 1000.
+RUN mkdir -p /data /weights && chown 1000:1000 /data /weights
+USER 1000
+ENV REELCACHE_CACHE=/weights HOME=/tmp PYTHONUNBUFFERED=1
+VOLUME ["/data", "/weights"]
+WORKDIR /data
+ENTRYPOINT ["/opt/venv/bin/reelcache"]
+CMD ["--help"]

@@ -1,0 +1,147 @@
+"""Small media files for tests, written with PyAV: every frame has its number painted into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import accumulate
+from pathlib import Path
+
+import av
+import numpy as np
+
+BLOCK, COLUMNS, ROWS = 16, 4, 3  # pixels; the blocks are the bits of a frame's number
+WIDTH, HEIGHT = BLOCK * COLUMNS, BLOCK * ROWS
+SOUND_RATE = 44_100  # Hz
+CLOCK = Fraction(1, 90_000)  # seconds a tick, in which times are written
+
+
+def paint(number: int) -> np.ndarray:
+    """(H, W, 3) uint8: bit i of the number is block i, bright or dark, in reading order."""
+    bits = number >> np.arange(COLUMNS * ROWS) & 1
+    grey = np.where(bits, 220, 30).reshape(ROWS, COLUMNS).repeat(BLOCK, 0).repeat(BLOCK, 1)
+    return grey.astype(np.uint8)[..., None].repeat(3, -1)
+
+
+def number_in(rgb: np.ndarray) -> int:
+    """The number painted into a decoded picture, whatever its size."""
+    height, width = rgb.shape[:2]
+    rows = (np.arange(ROWS) * 2 + 1) * height // (2 * ROWS)
+    columns = (np.arange(COLUMNS) * 2 + 1) * width // (2 * COLUMNS)
+    bits = rgb[rows][:, columns].mean(-1).ravel() > 125
+    return int((bits << np.arange(bits.size)).sum())
+
+
+def steady(frames: int, fps: int = 25, first: Fraction | float = 0) -> list[Fraction]:
+    """Presentation times, seconds, at a constant rate."""
+    return [Fraction(first) + Fraction(n, fps) for n in range(frames)]
+
+
+def unsteady(frames: int, seed: int = 0, first: Fraction | float = 0) -> list[Fraction]:
+    """Presentation times, seconds, that are 1 ms to 0.4 s apart; most are near 40 ms."""
+    steps = np.random.default_rng(seed).choice([1, 7, 33, 40, 41, 50, 120, 400], frames - 1)
+    return [Fraction(first) + Fraction(int(ms), 1000) for ms in accumulate(steps, initial=0)]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound track: mono samples (n,) float32 at SOUND_RATE, the first heard at `first` seconds.
+
+    `gaps` are (from, to) seconds of the track of which nothing is stored.
+    """
+
+    samples: np.ndarray
+    first: Fraction = Fraction(0)
+    codec: str = "aac"
+    gaps: Sequence[tuple[float, float]] = ()
+
+
+def chirp(seconds: float) -> np.ndarray:
+    """A tone that rises from 200 Hz by 100 Hz a second, so that every moment sounds its own way."""
+    t = np.arange(round(seconds * SOUND_RATE)) / SOUND_RATE
+    return (0.4 * np.sin(2 * np.pi * (200 * t + 50 * t * t))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a file is encoded and muxed; the defaults give a small MP4 with B-frames."""
+
+    codec: str = "libx264"
+    gop: int = 12
+    bframes: int = 2
+    options: Mapping[str, str] = field(default_factory=dict)  # of the encoder
+    format: str | None = None  # by the file's name
+    muxing: Mapping[str, str] = field(default_factory=dict)  # options of the muxer
+    pixel_aspect: Fraction = Fraction(1)
+    turn: int = 0  # degrees counterclockwise that a player is to turn the pictures by
+    fps: int = 25  # as declared
+
+
+def write_media(
+    path: Path,
+    times: Sequence[Fraction] = (),
+    recipe: Recipe | None = None,
+    sound: Sound | None = None,
+    pictures: Iterable[np.ndarray] | None = None,
+) -> Path:
+    """Write a frame at each of `times`, its number painted into it unless `pictures` are given, and the sound."""
+    recipe = recipe or Recipe()
+    packets = []
+    with av.open(str(path), "w", format=recipe.format, options=dict(recipe.muxing)) as file:
+        if times:
+            images = list(pictures) if pictures is not None else [paint(n) for n in range(len(times))]
+            video = _video_encoder(file, recipe, *images[0].shape[:2])
+        if sound is not None:
+            audio = file.add_stream(sound.codec, rate=SOUND_RATE, layout="mono")
+        if times:
+            packets += list(_encode_pictures(video, times, images, recipe))
+        if sound is not None:
+            packets += list(_encode_sound(audio, sound))
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            file.mux(packet)
+    return path
+
+
+def _video_encoder(file, recipe: Recipe, height: int, width: int):
+    x264 = {"preset": "ultrafast", "crf": "18", "threads": "1", "bf": str(recipe.bframes)}
+    plain = {"bf": str(recipe.bframes)} if recipe.bframes else {}
+    options = (x264 if recipe.codec == "libx264" else plain) | dict(recipe.options)
+    video = file.add_stream(recipe.codec, rate=recipe.fps, options=options)
+    video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+    if recipe.codec == "mjpeg":
+        video.pix_fmt = "yuvj420p"
+    elif recipe.codec in ("mpeg4", "mpeg2video"):
+        video.codec_context.bit_rate = 2_000_000
+    video.codec_context.gop_size = recipe.gop
+    video.codec_context.thread_count = 1
+    video.codec_context.sample_aspect_ratio = recipe.pixel_aspect
+    if recipe.turn:
+        video.set_display_rotation(recipe.turn)
+    video.codec_context.time_base = CLOCK if recipe.codec.startswith("lib") else Fraction(1, recipe.fps)
+    return video
+
+
+def _encode_pictures(video, times: Sequence[Fraction], images: Sequence[np.ndarray], recipe: Recipe):
+    clock = video.codec_context.time_base
+    for time, image in zip(times, images, strict=True):
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts, frame.time_base = round(time / clock), clock
+        yield from video.encode(frame)
+    yield from video.encode()
+
+
+def _encode_sound(audio, sound: Sound):
+    size = 1024
+    form = audio.codec_context.format.name
+    for start in range(0, len(sound.samples), size):
+        if any(a * SOUND_RATE <= start < b * SOUND_RATE for a, b in sound.gaps):
+            continue
+        samples = sound.samples[start : start + size]
+        if form in ("s16", "s16p"):
+            samples = np.round(samples * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(samples[None], format=form, layout="mono")
+        frame.sample_rate, frame.time_base = SOUND_RATE, Fraction(1, SOUND_RATE)
+        frame.pts = start + round(sound.first * SOUND_RATE)
+        yield from audio.encode(frame)
+    yield from audio.encode()

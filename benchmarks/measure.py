@@ -17,23 +17,32 @@ class Timing:
     wall: list[float]
 
 
-def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int, warm: bool = True) -> dict[str, Timing]:
-    """Run all candidates once a round, each round in the other direction, after one untimed run if `warm`."""
+def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int, passes: int = 1) -> dict[str, Timing]:
+    """Time every candidate once a round, each round in the other order, after one untimed call of each.
+
+    A timing is the mean of `passes` calls.
+    """
     timings = {name: Timing([], []) for name in candidates}
-    for candidate in candidates.values() if warm else ():
-        candidate()
+    for call in candidates.values():
+        call()
     for number in range(rounds):
         for name in list(candidates)[:: -1 if number % 2 else 1]:
             cpu, wall = time.process_time(), time.perf_counter()
-            candidates[name]()
-            timings[name].cpu.append(time.process_time() - cpu)
-            timings[name].wall.append(time.perf_counter() - wall)
+            for _ in range(passes):
+                candidates[name]()
+            timings[name].cpu.append((time.process_time() - cpu) / passes)
+            timings[name].wall.append((time.perf_counter() - wall) / passes)
     return timings
 
 
 def ratios(times: Sequence[float], baseline: Sequence[float]) -> list[float]:
     """Times over the baseline's, round by round."""
     return [a / b for a, b in zip(times, baseline, strict=True)]
+
+
+def total(times: Sequence[Sequence[float]]) -> list[float]:
+    """The sum over cases, round by round."""
+    return [sum(of_round) for of_round in zip(*times, strict=True)]
 
 
 def spread(numbers: Sequence[float], form: str = ".2f") -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT
 from timm.data import resolve_data_config
 from torch import Tensor
 
 from extractors.images import Normalize, center_crop, resize_antialiased, short_side
 from extractors.sampling import Frames
 from extractors.spec import ExpertError, Network, Weights, channels_last
-from extractors.weights import WeightsError, missing
+from extractors.weights import knock, missing, unreadable
 
 TIMM_PREFIX = "timm:"
 
@@ -35,6 +38,10 @@ class TimmExpert:
 
     kind = "appearance"
 
+    def __post_init__(self) -> None:
+        if not 0 < self.every < inf:
+            raise ExpertError(f"{self.name}: every must be above 0 seconds, not {self.every}")
+
     @property
     def name(self) -> str:
         return self.alias or TIMM_PREFIX + self.model
@@ -48,7 +55,7 @@ class TimmExpert:
         cfg = self.cfg
         return Weights(
             file=f"{self.model}.safetensors",
-            url=f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url),
+            url=f"{ENDPOINT}/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url or "",
             license=cfg.license or "see the model's page",
             paper=cfg.paper_name or "see the model's page",
         )
@@ -56,11 +63,13 @@ class TimmExpert:
     @cached_property
     def cfg(self) -> Any:
         """timm's PretrainedCfg. Raises ExpertError naming models of like names."""
-        cfg = timm.get_pretrained_cfg(self.model) if timm.is_model(self.model.split(".")[0]) else None
-        if cfg is None:
-            near = difflib.get_close_matches(self.model, timm.list_models() + timm.list_pretrained(), n=4)
-            raise ExpertError(f"timm has no model {self.model!r}" + (f"; near: {', '.join(near)}" if near else ""))
-        return cfg
+        try:
+            if cfg := timm.get_pretrained_cfg(self.model):
+                return cfg
+        except RuntimeError:
+            pass  # a tag that the architecture does not have
+        near = difflib.get_close_matches(self.model, timm.list_models() + timm.list_pretrained(), n=4)
+        raise ExpertError(f"timm has no model {self.model!r}" + (f"; near: {', '.join(near)}" if near else ""))
 
     def preprocessing(self) -> dict[str, Any]:
         config = resolve_data_config(pretrained_cfg=self.cfg.to_dict())
@@ -81,20 +90,33 @@ class TimmExpert:
         return TimmNetwork(timm.create_model(self.model, pretrained=False, num_classes=0), **self.preprocessing())
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
-        file = folder / self.weights.file
-        if file.exists():
-            how: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(file)}}
+        file = self._file(folder)
+        if file:
+            how: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(file), "custom_load": False}}
         elif fetch:
-            how = {"cache_dir": str(folder)}
+            how = {"cache_dir": folder}
         else:
             raise missing(self.weights, folder, "it is not there")
         try:
-            model = timm.create_model(self.model, pretrained=True, num_classes=0, **how)
+            if not file and self.weights.url:
+                knock(self.weights.url)
+            # With its classifier: without one, timm takes a file that lacks parameters and leaves them random.
+            model = timm.create_model(self.model, pretrained=True, **how)
         except Exception as error:  # hub clients raise types of many libraries; all mean: no weights
-            if file.exists():
-                raise WeightsError(f"{file} cannot be read as weights of {self.model}: {error}") from error
-            raise missing(self.weights, folder, f"{type(error).__name__}: {error}") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise (unreadable(file, self.weights, reason) if file else missing(self.weights, folder, reason)) from error
+        if self.cfg.num_classes:
+            model.reset_classifier(0)
         return TimmNetwork(model, **self.preprocessing())
+
+    def _file(self, folder: Path) -> Path | None:
+        """The file of weights in `folder`, by its name in the table or where the hub's client keeps it."""
+        file = folder / self.weights.file
+        if file.exists():
+            return file
+        hub = self.cfg.hf_hub_id
+        fetched = hub and try_to_load_from_cache(hub, "model.safetensors", cache_dir=folder)
+        return Path(fetched) if isinstance(fetched, str) else None
 
 
 class TimmNetwork(Network):

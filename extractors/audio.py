@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from extractors.sampling import Audio
 from extractors.spec import Network, Weights, channels_last
-from extractors.weights import WeightsError, he_init, state_dict
+from extractors.weights import he_init, load_published
 
 RATE = 16_000  # Hz
 STFT_WINDOW = 400  # samples: 25 ms
@@ -62,10 +62,7 @@ class VGGish:
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
         network = VGGishNetwork()
-        try:
-            network.load_state_dict(state_dict(self.weights, folder, fetch))
-        except (RuntimeError, AttributeError) as error:
-            raise WeightsError(f"{folder / self.weights.file} does not hold VGGish's parameters: {error}") from error
+        load_published(network, self.weights, folder, fetch)
         return network
 
 

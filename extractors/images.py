@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.functional import center_crop as center_crop_or_pad
 
 Size = tuple[int, int]  # height, width
 
@@ -40,9 +41,8 @@ def resize_plain(frame: np.ndarray, size: Size, device: torch.device) -> Tensor:
 
 
 def center_crop(image: Tensor, size: Size) -> Tensor:
-    """(3, H, W) -> (3, h, w), a copy, placed as torchvision's CenterCrop places it."""
-    top, left = (round((have - want) / 2) for have, want in zip(image.shape[1:], size, strict=True))
-    return image[:, top : top + size[0], left : left + size[1]].contiguous()
+    """(3, H, W) -> (3, h, w), contiguous; an image that is smaller is put on black."""
+    return center_crop_or_pad(image, list(size)).contiguous()
 
 
 class Normalize(nn.Module):

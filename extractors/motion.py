@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from torchvision.models.video import S3D_Weights, s3d
 from extractors.images import Normalize, center_crop, resize_plain
 from extractors.sampling import Clips
 from extractors.spec import ExpertError, Network, Weights
-from extractors.weights import WeightsError, he_init, state_dict
+from extractors.weights import he_init, load_published
 
 # Of S3D_Weights.KINETICS400_V1.transforms().
 S3D_MEAN = (0.43216, 0.394666, 0.37645)
 S3D_STD = (0.22803, 0.22145, 0.216989)
+
+MIN_LENGTH = 5  # frames: fewer, and the network halves them away
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class S3D:
     )
 
     def __post_init__(self) -> None:
-        if min(self.length, self.fps, self.hop) <= 0 or self.crop < 32 or self.resize < self.crop:
-            raise ExpertError(f"{self}: length, fps and hop must be above 0, and resize >= crop >= 32")
+        if self.length < MIN_LENGTH or not 0 < self.fps < inf or self.hop < 1 or not 32 <= self.crop <= self.resize:
+            raise ExpertError(
+                f"{self}: length must be at least {MIN_LENGTH}, fps above 0, hop at least 1, and resize >= crop >= 32"
+            )
 
     @property
     def samples(self) -> Clips:
@@ -69,10 +74,7 @@ class S3D:
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
         network = S3DNetwork(self.resize, self.crop)
-        try:
-            network.model.load_state_dict(state_dict(self.weights, folder, fetch))
-        except (RuntimeError, AttributeError) as error:
-            raise WeightsError(f"{folder / self.weights.file} does not hold S3D's parameters: {error}") from error
+        load_published(network.model, self.weights, folder, fetch)
         return network
 
 

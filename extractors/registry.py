@@ -65,11 +65,21 @@ def configure(experts: Iterable[Expert], options: Mapping[str, Mapping[str, Any]
             if option not in known or option in ("model", "alias"):
                 choice = ", ".join(name for name in known if name not in ("model", "alias")) or "none"
                 raise ExpertError(f"{expert.name} has no option {option!r}; its options: {choice}")
-        try:
-            typed = {name: (int if known[name] == "int" else float)(value) for name, value in changes.items()}
-        except ValueError as error:
-            raise ExpertError(f"{expert.name}: {error}") from None
+        typed = {option: _number(value, known[option], f"{expert.name}.{option}") for option, value in changes.items()}
         configured.append(replace(expert, **typed))  # type: ignore[type-var]
     if unused:
         raise ExpertError(f"options for {', '.join(unused)}, which {'is' if len(unused) == 1 else 'are'} not extracted")
     return configured
+
+
+def _number(value: Any, kind: Any, option: str) -> float:
+    """An option's value, a number or the text of one, as the type that its field has."""
+    try:
+        number = float(value)
+        if kind != "int":
+            return number
+        if number == int(number):
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ExpertError(f"{option} is {value!r}; it must be a {'whole ' if kind == 'int' else ''}number")

@@ -6,16 +6,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
+from pickle import UnpicklingError
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from huggingface_hub import get_session
+from torch import nn
 
 from extractors.spec import Expert, ExpertError, Network, Weights
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
+PATIENCE = 20  # seconds for a server's first answer
 
 
 class WeightsError(ExpertError):
@@ -48,23 +49,23 @@ def load_expert(expert: Expert, weights: str = PRETRAINED, seed: int = 0) -> Loa
     """
     if weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             network = expert.random()
         return Loaded(network.eval(), f"{RANDOM}:{seed}", None)
-    folder = os.environ.get("REELCACHE_WEIGHTS") if weights == PRETRAINED else weights
+    folder = weights if weights != PRETRAINED else os.environ.get("REELCACHE_WEIGHTS") or None
     if folder is None:
         network = expert.pretrained(cache_folder(), fetch=True).eval()
-    elif Path(folder).is_dir():
+    elif folder and Path(folder).is_dir():
         network = expert.pretrained(Path(folder), fetch=False).eval()
     else:
         raise WeightsError(f"--weights {folder}: neither pretrained, random nor an existing folder")
     return Loaded(network, expert.weights.file, state_digest(network))
 
 
-def state_dict(weights: Weights, folder: Path, fetch: bool) -> dict[str, Tensor]:
-    """Read a published state dict from `folder`, downloading it there first if `fetch`.
+def load_published(network: nn.Module, weights: Weights, folder: Path, fetch: bool) -> None:
+    """Fill a network with a published state dict from `folder`, downloaded there first if `fetch`.
 
-    torch.hub checks the digest that publishers put into the file's name. Pickles are read with
+    A download must have the digest that publishers put into the file's name. Pickles are read with
     `weights_only`, so a file can carry nothing but tensors. Raises WeightsError.
     """
     file = folder / weights.file
@@ -72,27 +73,40 @@ def state_dict(weights: Weights, folder: Path, fetch: bool) -> dict[str, Tensor]
         if not fetch:
             raise missing(weights, folder, "it is not there")
         try:
-            torch.hub.load_state_dict_from_url(
-                weights.url, str(folder), file_name=weights.file, check_hash=True, weights_only=True
-            )
-        except (URLError, OSError, RuntimeError) as error:
-            raise missing(weights, folder, str(error)) from error
+            knock(weights.url)
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+        except Exception as error:  # clients raise types of many libraries; all mean: no weights
+            raise missing(weights, folder, f"{type(error).__name__}: {error}") from error
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file sets off, the user hears of the file
-        raise WeightsError(f"{file} cannot be read as weights ({error}); delete it and fetch it again") from error
-    return state.get("state_dict", state)
+        network.load_state_dict(state.get("state_dict", state))
+    except UnpicklingError as error:  # whose message says how to run what the file carries
+        raise unreadable(file, weights, "it is damaged, or carries other things than tensors") from error
+    except Exception as error:  # whatever else a damaged or hostile file sets off
+        raise unreadable(file, weights, f"{type(error).__name__}: {error}") from error
+
+
+def knock(url: str) -> None:
+    """Raise soon if nobody answers at `url`; the clients that download only do so after minutes of trying."""
+    get_session().head(url, timeout=PATIENCE)
 
 
 def missing(weights: Weights, folder: Path, reason: str) -> WeightsError:
     """The error for parameters that could not be had."""
+    source = f"They are published at {weights.url}." if weights.url else "None are known to be published."
     return WeightsError(
         f"pretrained weights {weights.file} could not be had: {reason}\n"
-        f"They are published at {weights.url}. Put the file into {folder}, or into any folder and pass "
-        "--weights FOLDER. To run without them, say --weights random; the store then records that its "
-        "features mean nothing."
+        f"{source} Put the file into {folder}, or into any folder and pass --weights FOLDER. "
+        "To run without them, say --weights random; the store then records that its features mean nothing."
+    )
+
+
+def unreadable(file: Path, weights: Weights, reason: str) -> WeightsError:
+    """The error for a file that does not hold the parameters it should."""
+    return WeightsError(
+        f"{file} cannot be used: {reason}\n"
+        f"Put the one from {weights.url or 'its publisher'} in its place, or delete it to have it fetched."
     )
 
 

@@ -15,19 +15,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
 FORMAT = 1
 ATTRIBUTE = "reelcache"  # the key of our documents in Zarr attributes
 COMPLETE = "complete.json"
 FEATURES, TIMES, OFFSETS = "features", "times", "offsets"
+NAME_BYTES = 200  # of a folder's name; file systems take 255
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -112,16 +114,16 @@ def _shards(segment: Segment) -> int:
 
 
 def node_name(expert: str) -> str:
-    """The name of an expert's folder: its own name with what could leave the store escaped."""
+    """The name of an expert's folder: its own name with what could leave the store escaped, and cut if long."""
+    if not expert:
+        raise StoreError("an expert must have a name")
     escaped = quote(expert, safe=":@+=,-._")
-    if escaped.startswith((".", "__")):  # "..", hidden files, names that Zarr keeps for itself
+    if escaped.startswith((".", "__")) or escaped == "zarr.json":  # "..", hidden files, names that Zarr keeps
         escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"
+    if len(escaped) > NAME_BYTES:
+        digest = hashlib.sha256(escaped.encode()).hexdigest()
+        escaped = f"{escaped[: NAME_BYTES - 2 - len(digest)]}%%{digest}"  # %% stands in no escaped name
     return escaped
-
-
-def expert_name(node: str) -> str:
-    """The expert whose folder is called `node`."""
-    return unquote(node)
 
 
 def shard_name(shard: int) -> str:
@@ -173,24 +175,33 @@ def load_record(path: Path) -> ShardRecord:
     content = path.read_bytes()
     try:
         return _record_adapter.validate_python(unseal(json.loads(content), path))
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
         raise StoreError(f"{path}: damaged ({error})") from None
 
 
 def load_attributes(folder: Path) -> dict[str, Any]:
     """The sealed document in the attributes of a Zarr group. Raises StoreError if there is none."""
+    path = folder / "zarr.json"
     try:
-        metadata = json.loads((folder / "zarr.json").read_bytes())
-        return unseal(metadata["attributes"][ATTRIBUTE], folder / "zarr.json")
-    except FileNotFoundError:
+        metadata = json.loads(path.read_bytes())
+        if (metadata["zarr_format"], metadata["node_type"]) == (3, "group"):
+            return unseal(metadata["attributes"][ATTRIBUTE], path)
+    except (FileNotFoundError, NotADirectoryError):
         raise StoreError(f"{folder}: there is no feature store") from None
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{folder / 'zarr.json'}: not the metadata of a feature store, or damaged") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise StoreError(f"{path}: not the metadata of a feature store, or damaged")
 
 
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def drop_shard(folder: Path) -> None:
+    """Remove a shard, its mark of completeness first: what is half removed never counts as complete."""
+    (folder / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def sync_to_disk(path: Path) -> None:

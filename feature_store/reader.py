@@ -25,8 +25,8 @@ from feature_store.layout import (
     NotInStore,
     ShardPlan,
     ShardRecord,
+    StoreError,
     VideoStatus,
-    expert_name,
     load_attributes,
     load_record,
     node_name,
@@ -35,7 +35,7 @@ from feature_store.layout import (
 from feature_store.writer import read_plan
 
 SHARDS_HELD = 64  # shards of an expert whose files stay mapped
-CRC_BYTES = 4  # behind the rows of a chunk file
+MEND = "`reelcache verify STORE --repair` drops damaged shards for extract to do again"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,10 @@ class ExpertReader:
     def read(self, video: str) -> Features:
         """All rows of a video. Raises NotInStore (a KeyError), naming ids like it, if it is not there (yet)."""
         shard, number = self._place(video)
-        return self._shard(shard).read(number)
+        try:
+            return self._shard(shard).read(number)
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{self.folder / shard_name(shard)}: damaged ({error}); {MEND}") from error
 
     def status(self, video: str) -> VideoStatus:
         """How the video went. Raises NotInStore like `read`."""
@@ -124,12 +127,18 @@ class ExpertReader:
         return iter(self._places)
 
     def records(self) -> Iterator[ShardRecord]:
-        """The records of all complete shards, in order. Raises StoreError at a damaged one."""
+        """The records of all complete shards, in order. Raises StoreError at a damaged or misplaced one."""
         for shard in range(self._shards):
+            path = self.folder / shard_name(shard) / COMPLETE
             try:
-                yield load_record(self.folder / shard_name(shard) / COMPLETE)
+                record = load_record(path)
             except FileNotFoundError:
                 continue
+            except StoreError as error:
+                raise StoreError(f"{error}; {MEND}") from None
+            if (record.expert, record.shard) != (self.info.name, shard):
+                raise StoreError(f"{path}: belongs to shard {record.shard} of {record.expert}; {MEND}")
+            yield record
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
@@ -218,9 +227,11 @@ def _experts(path: Path) -> Iterator[ExpertInfo]:
     for folder in sorted(path.iterdir()):
         if folder.is_dir() and (folder / "zarr.json").exists():
             document = load_attributes(folder)
+            if node_name(document["expert"]) != folder.name:
+                raise StoreError(f"{folder}: holds the expert {document['expert']!r}; give the folder its name back")
             identity = document["identity"]
             yield ExpertInfo(
-                name=expert_name(folder.name),
+                name=document["expert"],
                 kind=identity["kind"],
                 dim=identity["dim"],
                 dtype=identity["dtype"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from feature_store.layout import (
     ShardRecord,
     StoreError,
     digest_of,
+    drop_shard,
+    dump_record,
     file_digest,
     load_record,
     node_name,
@@ -66,8 +67,7 @@ def verify(path: str | Path, repair: bool = False) -> Verdict:
             found = [Damage(expert, shard, array, reason) for array, reason in _check(store, info, folder, shard, ids)]
             damaged += found
             if found and repair:
-                (folder / COMPLETE).unlink()  # first, so that nothing half-dropped ever counts as complete
-                shutil.rmtree(folder)
+                drop_shard(folder)
     return Verdict(checked, tuple(damaged))
 
 
@@ -82,15 +82,21 @@ def _check(
         return
     if (record.expert, record.shard) != (info.name, shard):
         yield COMPLETE, f"it belongs to shard {record.shard} of {record.expert}"
+        return
+    if dump_record(record) != (folder / COMPLETE).read_bytes():
+        yield COMPLETE, "it says what was written, but not byte for byte: it was damaged or edited"
     if record.provenance != digest_of(dict(info.identity)):
         yield COMPLETE, "it was made under another provenance than the expert's metadata says"
     first, stop = store.plan.bounds(shard)
     names = tuple(video.id for video in record.videos)
     if len(names) != stop - first:
         yield COMPLETE, f"it lists {len(names)} videos; the shard plan has {stop - first}"
-    if ids.setdefault(shard, names) != names:
+    elif ids.setdefault(shard, names) != names:
         yield COMPLETE, "its video ids are not those of the other experts"
-    broken = list(_check_files(record, folder))
+    try:
+        broken = list(_check_files(record, folder))
+    except OSError as error:
+        broken = [(SHARD, f"it cannot be read: {error}")]
     yield from broken
     if not broken:
         yield from _check_arrays(record, folder, info)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +29,7 @@ from feature_store.layout import (
     VideoStatus,
     differences,
     digest_of,
+    drop_shard,
     dump_record,
     file_digest,
     load_attributes,
@@ -56,7 +56,7 @@ class StoreWriter:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path} is a file; a store is a folder")
-        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "zarr.json").exists():
+        if self.path.is_dir() and not (self.path / "zarr.json").exists() and any(map(_foreign, self.path.iterdir())):
             raise StoreError(f"{self.path} holds other things; name a new folder for the store")
 
     def plan(self, videos: int, shard_videos: int, digest: Callable[[int, int], str]) -> ShardPlan:
@@ -90,14 +90,16 @@ class StoreWriter:
     def add_expert(self, name: str, identity: Mapping[str, Any], about: Mapping[str, Any]) -> ExpertWriter:
         """Begin or continue an expert. `identity` is its provenance; `about` is kept beside it for people.
 
-        `identity` must hold "dim" and "dtype". Raises StoreError naming the fields that differ if the
-        store holds an expert of that name that was made in another way.
+        `identity` must hold "kind", "dim", "dtype", "sampling" and "weights" with a "source". Raises
+        StoreError naming the fields that differ if the store holds an expert of that name that was made
+        in another way.
         """
         folder = self.path / node_name(name)
         identity = json.loads(json.dumps(identity))  # as it will be read back
         if (folder / "zarr.json").exists():
             stored = load_attributes(folder)["identity"]
             changed = differences(stored, identity)
+            identity = stored  # shards name its digest; 16 and 16.0 are equal, but their digests are not
             if changed:
                 raise StoreError(
                     f"{self.path}: expert {name!r} is there, made in another way (the store's against this run's):\n  "
@@ -125,14 +127,30 @@ class ExpertWriter:
             record = load_record(self.folder / shard_name(shard) / COMPLETE)
         except (FileNotFoundError, StoreError):
             return None
-        return record if record.provenance == self.provenance else None
+        ours = (self.name, shard, self.provenance)
+        return record if (record.expert, record.shard, record.provenance) == ours else None
 
     def begin(self, shard: int) -> ShardWriter:
-        """Start a shard from scratch; what an interrupted run left of it goes."""
-        folder = self.folder / shard_name(shard)
-        if folder.exists():
-            shutil.rmtree(folder)
-        return ShardWriter(folder, self, shard)
+        """Start a shard from scratch; what is there of it goes when the new one is written."""
+        return ShardWriter(self.folder / shard_name(shard), self, shard)
+
+    def redo(self, record: ShardRecord, videos: Collection[int]) -> ShardWriter:
+        """Start a complete shard again for some of its videos; the others' rows are kept as they are.
+
+        Raises StoreError if the shard is damaged.
+        """
+        writer = self.begin(record.shard)
+        folder = self.folder / shard_name(record.shard)
+        try:
+            group = zarr.open_group(folder, mode="r")
+            offsets = group[OFFSETS][:]
+            for number, video in enumerate(record.videos):
+                if video.rows and number not in videos:
+                    rows = slice(offsets[number], offsets[number + 1])
+                    writer.append(number, 0, group[FEATURES][rows], group[TIMES][rows])
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{folder}: damaged ({error}); reelcache verify --repair drops it") from error
+        return writer
 
 
 class ShardWriter:
@@ -168,6 +186,8 @@ class ShardWriter:
     def finish(self, videos: list[VideoStatus], run: Mapping[str, Any]) -> ShardRecord:
         """Write the shard and mark it complete. `videos` are its statuses, in manifest order."""
         self._check(videos)
+        if self._folder.exists():
+            drop_shard(self._folder)
         offsets = np.cumsum([0, *(video.rows for video in videos)], dtype=np.int64)
         self._write_arrays(videos, offsets)
         self._spool.close()
@@ -228,6 +248,11 @@ def read_plan(path: Path) -> ShardPlan:
     if document.get("format") != FORMAT:
         raise StoreError(f"{path}: is of format {document.get('format')}; this version reads format {FORMAT}")
     return ShardPlan(tuple(Segment(**segment) for segment in document["segments"]))
+
+
+def _foreign(path: Path) -> bool:
+    """Not what a run leaves that was killed while it began a store."""
+    return not (path.name.startswith("zarr.json.") and path.suffix == ".part")
 
 
 def _write_group(folder: Path, document: Mapping[str, Any]) -> None:

@@ -173,6 +173,7 @@ def extract(
     option: Annotated[
         list[str] | None, typer.Option("--set", help="EXPERT.OPTION=VALUE, e.g. s3d.hop=8; may be repeated.")
     ] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Also do the videos again that failed before.")] = False,
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit with 1 if any video failed or was truncated.")] = False,
     as_json: Json = False,
@@ -214,6 +215,7 @@ def extract(
             batch_size=batch_size,
             decoder=decoder,
             names=_names(store_as or [], [expert.name for expert in chosen]),
+            retry_failed=retry_failed,
             show=Progress(err).showing,
         )
     if as_json:

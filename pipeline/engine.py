@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Generic, TypeVar, cast
@@ -26,7 +26,7 @@ from feature_store import VideoStatus
 from pipeline.sampling import Ended, Request, Sample, sample_video
 from pipeline.shards import ShardTask
 
-SHARDS_IN_FLIGHT = 4  # begun and not yet written
+SHARDS_AHEAD = 3  # shards begun and not yet written, beside the one each worker may be at
 SAMPLES_WAITING = 8  # a worker, between decoding and the network
 BLOCKS_WAITING = 32  # batches of features, between the network and the writer
 POLL = 0.2  # seconds between looks at whether the run was stopped
@@ -47,8 +47,32 @@ class RunningExpert:
 
 
 @dataclass
+class Stage:
+    """How long a stage was at work, all its threads together, in seconds.
+
+    `busy` is by the clock, and says what the run waits for. `alone` is what it would take without
+    neighbours on the processor: processor time, but elapsed time where a GPU does the work.
+    """
+
+    busy: float = 0.0
+    alone: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @contextmanager
+    def at_work(self, on_gpu: bool = False) -> Iterator[None]:
+        busy, processor = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            busy, processor = time.perf_counter() - busy, time.thread_time() - processor
+            with self._lock:
+                self.busy += busy
+                self.alone += busy if on_gpu else processor
+
+
+@dataclass
 class Meter:
-    """What happened so far: written by the stages, read by whoever shows it. Times in seconds."""
+    """What happened so far: written by the stages, read by whoever shows it."""
 
     began: float = field(default_factory=time.perf_counter)
     sampled: int = 0  # videos that were decoded to their end
@@ -59,14 +83,10 @@ class Meter:
     rows: Counter[str] = field(default_factory=Counter)  # by expert
     statuses: Counter[str] = field(default_factory=Counter)  # of videos, each counted by its worst
     reasons: Counter[str] = field(default_factory=Counter)  # of what did not go well
-    decoding: float = 0.0  # processor time of all workers
-    computing: float = 0.0  # in the networks
-    writing: float = 0.0
+    decoding: Stage = field(default_factory=Stage)
+    computing: Stage = field(default_factory=Stage)
+    writing: Stage = field(default_factory=Stage)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add_decoding(self, seconds: float) -> None:
-        with self._lock:
-            self.decoding += seconds
 
     def count_sampled(self, seconds: float) -> None:
         """Count a video that was decoded to its end."""
@@ -121,7 +141,7 @@ class Engine:
         self._heard: queue.Queue[Heard | BaseException | None] = queue.Queue(workers * SAMPLES_WAITING)
         self._to_write: queue.Queue[tuple[np.ndarray, list[Heard]] | ShardTask | None] = queue.Queue(BLOCKS_WAITING)
         self._stop = threading.Event()
-        self._slots = threading.Semaphore(SHARDS_IN_FLIGHT)
+        self._slots = threading.Semaphore(workers + SHARDS_AHEAD)
         self._waiting: dict[str, list[Heard]] = {name: [] for name in self._experts}
         self._in_flight: deque[tuple[Tensor, list[Heard]]] = deque()
         self._write_error: BaseException | None = None
@@ -154,7 +174,8 @@ class Engine:
                 if self._stop.is_set():
                     return
             for number in range(len(task.videos)):
-                yield task, number
+                if task.wanted(number):
+                    yield task, number
 
     def _decode(self, videos: Shared[tuple[ShardTask, int]]) -> None:
         try:
@@ -167,15 +188,17 @@ class Engine:
             self._put_error(error)
 
     def _decode_video(self, task: ShardTask, number: int) -> None:
-        requests = {name: self._request(self._experts[name]) for name in task.writers}
+        requests = {name: self._request(self._experts[name]) for name in task.wanted(number)}
         seconds = 0.0
-        began = time.thread_time()
-        for item in sample_video(task.videos[number], requests, self._decoder):
-            self._meter.add_decoding(time.thread_time() - began)
+        items = sample_video(task.videos[number], requests, self._decoder)
+        while True:
+            with self._meter.decoding.at_work():
+                item = next(items, None)
+            if item is None:
+                break
             if isinstance(item, Ended):
                 seconds = max(seconds, item.status.seconds)
             self._put(self._heard, Heard(task, number, item))
-            began = time.thread_time()
         self._meter.count_sampled(seconds)
 
     def _request(self, expert: RunningExpert) -> Request:
@@ -208,21 +231,22 @@ class Engine:
     def _forward(self, name: str) -> None:
         expert = self._experts[name]
         batch, self._waiting[name] = self._waiting[name], []
-        began = self._clock()
         data = [heard.item.data for heard in batch if isinstance(heard.item, Sample)]
         inputs = torch.stack(data + [data[-1]] * (expert.batch_size - len(data)))
-        if inputs.device.type != self._device.type:
-            inputs = inputs.pin_memory().to(self._device, non_blocking=True)
-        with torch.inference_mode(), self._precision():
+        on_gpu = self._device.type != "cpu"
+        with self._meter.computing.at_work(on_gpu), torch.inference_mode(), self._precision():
+            if inputs.device.type != self._device.type:
+                inputs = inputs.pin_memory().to(self._device, non_blocking=True)
             self._in_flight.append((expert.network(inputs), batch))
         # A GPU computes on while older features are fetched and newer samples gathered.
-        self._deliver(leave=1 if self._device.type == "cuda" else 0)
-        self._meter.computing += self._clock() - began
+        self._deliver(leave=1 if on_gpu else 0)
 
     def _deliver(self, leave: int) -> None:
         while len(self._in_flight) > leave:
             features, batch = self._in_flight.popleft()
-            self._put(self._to_write, (features[: len(batch)].cpu().numpy(), batch))
+            with self._meter.computing.at_work(self._device.type != "cpu"):
+                values = features[: len(batch)].cpu().numpy()
+            self._put(self._to_write, (values, batch))
 
     def _complete(self, task: ShardTask) -> None:
         """All of a shard is sampled: compute what still waits for a full batch, and have it written."""
@@ -235,22 +259,17 @@ class Engine:
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, self._autocast) if self._autocast else nullcontext()
 
-    def _clock(self) -> float:
-        """Processor time on a CPU, which neighbours do not stretch; elapsed time where a GPU is waited for."""
-        return time.thread_time() if self._device.type == "cpu" else time.perf_counter()
-
     # The writer.
 
     def _write(self) -> None:
         try:
             while (item := self._get(self._to_write)) is not None:
-                began = time.perf_counter()
-                if isinstance(item, ShardTask):
-                    self._meter.count_shard(item.finish(self._run_info))
-                    self._slots.release()
-                else:
-                    _scatter(*item)
-                self._meter.writing += time.perf_counter() - began
+                with self._meter.writing.at_work():
+                    if isinstance(item, ShardTask):
+                        self._meter.count_shard(item.finish(self._run_info))
+                        self._slots.release()
+                    else:
+                        _scatter(*item)
         except Stopped:
             pass  # an error elsewhere; the unfinished shards are done anew by the next run
         except BaseException as error:

@@ -18,7 +18,7 @@ import torch
 
 from data_manifests import Manifest
 from extractors import Clips, Expert, Loaded, Sampling, find_experts, identity, load_expert
-from feature_store import ExpertWriter, ShardPlan, StoreWriter
+from feature_store import ExpertWriter, ShardPlan, ShardRecord, ShardWriter, StoreWriter, VideoStatus
 from feature_store.layout import COMPLETE, shard_name
 from feature_store.writer import DTYPES
 from pipeline.engine import PRECISIONS, Engine, Meter, RunningExpert
@@ -47,8 +47,8 @@ class Summary:
     reasons: Mapping[str, int]
     seconds: float
     video_seconds: float
-    decoding: float  # processor time, over all workers
-    computing: float
+    decoding: float  # what it took, over all workers, without neighbours on the processor
+    computing: float  # the same of the networks
     writing: float
     workers: int
 
@@ -83,6 +83,7 @@ def extract(
     batch_size: int | None = None,
     decoder: str = "av",
     names: Mapping[str, str] | None = None,
+    retry_failed: bool = False,
     show: Any = None,
 ) -> Summary:
     """Extract features of all experts from every video of a manifest into a store, in one decode a video.
@@ -101,6 +102,7 @@ def extract(
         batch_size: samples a batch, for all experts; by default by device and kind of sample.
         decoder: "av", "decord" or "torchcodec".
         names: under which name to store an expert, where not its own: {"s3d": "s3d_fast"}.
+        retry_failed: do the videos again that failed before, and nothing else of their shards.
         show: a function of (Meter, shards to do, videos to do, workers) that returns a context manager
             which shows progress while it is open.
 
@@ -129,7 +131,7 @@ def extract(
     ]
     cores = os.cpu_count() or 1
     workers = workers or default_workers(target, cores)
-    before = _complete_shards(plan, targets)
+    before = _complete_shards(plan, targets, retry_failed)
     todo = [plan.bounds(shard) for shard in range(len(plan)) if shard not in before]
     meter = Meter()
     engine = Engine(
@@ -146,7 +148,7 @@ def extract(
     if show is not None:
         showing = show(meter, len(todo), sum(stop - first for first, stop in todo), workers)
     with showing, _torch_settings(target, cores, workers):
-        engine.run(_tasks(manifest, plan, targets))
+        engine.run(_tasks(manifest, plan, targets, retry_failed))
     return Summary(
         videos=meter.videos,
         shards=meter.shards,
@@ -156,9 +158,9 @@ def extract(
         reasons=dict(meter.reasons),
         seconds=time.perf_counter() - began,
         video_seconds=meter.video_seconds,
-        decoding=meter.decoding,
-        computing=meter.computing,
-        writing=meter.writing,
+        decoding=meter.decoding.alone,
+        computing=meter.computing.alone,
+        writing=meter.writing.alone,
         workers=workers,
     )
 
@@ -180,21 +182,38 @@ def default_workers(device: torch.device, cores: int) -> int:
     return max(1, cores - 1) if device.type == "cuda" else max(1, cores // 4)
 
 
-def _tasks(manifest: Manifest, plan: ShardPlan, experts: Sequence[ExpertWriter]) -> Iterator[ShardTask]:
+def _tasks(
+    manifest: Manifest, plan: ShardPlan, experts: Sequence[ExpertWriter], retry_failed: bool
+) -> Iterator[ShardTask]:
     for shard in range(len(plan)):
-        missing = {expert.name: expert for expert in experts if expert.complete(shard) is None}
-        if missing:
-            writers = {name: expert.begin(shard) for name, expert in missing.items()}
-            yield ShardTask(shard, list(manifest.read(*plan.bounds(shard))), writers)
+        writers: dict[str, ShardWriter] = {}
+        kept: dict[tuple[str, int], VideoStatus] = {}
+        for expert in experts:
+            record = expert.complete(shard)
+            if record is None:
+                writers[expert.name] = expert.begin(shard)
+            elif retry_failed and (failed := _failed(record)):
+                writers[expert.name] = expert.redo(record, failed)
+                videos = enumerate(record.videos)
+                kept |= {(expert.name, number): video for number, video in videos if number not in failed}
+        if writers:
+            yield ShardTask(shard, list(manifest.read(*plan.bounds(shard))), writers, kept)
 
 
-def _complete_shards(plan: ShardPlan, experts: Sequence[ExpertWriter]) -> set[int]:
+def _failed(record: ShardRecord) -> set[int]:
+    return {number for number, video in enumerate(record.videos) if video.status == "failed"}
+
+
+def _complete_shards(plan: ShardPlan, experts: Sequence[ExpertWriter], retry_failed: bool) -> set[int]:
     """Shards with nothing to do, told by what is there; whether it is sound is seen when they come up."""
-    return {
-        shard
-        for shard in range(len(plan))
-        if all((expert.folder / shard_name(shard) / COMPLETE).exists() for expert in experts)
-    }
+
+    def done(expert: ExpertWriter, shard: int) -> bool:
+        if not retry_failed:
+            return (expert.folder / shard_name(shard) / COMPLETE).exists()
+        record = expert.complete(shard)
+        return record is not None and not _failed(record)
+
+    return {shard for shard in range(len(plan)) if all(done(expert, shard) for expert in experts)}
 
 
 def _check(

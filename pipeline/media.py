@@ -18,6 +18,7 @@ SELF_CONTAINED_FORMATS = (
     "m4v,matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,"
     "rm,swf,vc1,viv,w64,wav,wtv,y4m,yuv4mpegpipe"
 )
+LONGEST_GAP = Fraction(600)  # seconds between two frames; beyond it the time stamps are damaged
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": SELF_CONTAINED_FORMATS}
 
 
@@ -46,6 +47,16 @@ class Probe:
     audio_channels: int | None = None
 
 
+@dataclass
+class Track:
+    """What became of one stream; whole once decoding has ended."""
+
+    present: bool = False
+    began: bool = False  # something of it was decoded
+    seconds: Fraction = Fraction(0)  # where it ended, from the video's first frame
+    damage: str | None = None  # why decoding stopped before the stream's end
+
+
 def open_media(path: str) -> InputContainer:
     """Open a local file for demuxing; the caller closes it.
 
@@ -67,14 +78,15 @@ def open_media(path: str) -> InputContainer:
         raise MediaError("open", "not a self-contained media file, or its headers are damaged") from None
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError("open", explain(error)) from None
+    except UnicodeEncodeError:
+        raise MediaError("open", "the path is not Unicode text: rename the file") from None
 
 
 def video_stream(container: InputContainer) -> Any | None:
     """The stream that players would show, or None; cover pictures of audio files do not count."""
-    stream = container.streams.best("video")
-    if stream is None or "attached_pic" in str(stream.disposition):
-        return None
-    return stream
+    best = container.streams.best("video")
+    moving = [stream for stream in container.streams.video if "attached_pic" not in str(stream.disposition)]
+    return best if best in moving else next(iter(moving), None)
 
 
 def audio_stream(container: InputContainer) -> Any | None:
@@ -82,14 +94,14 @@ def audio_stream(container: InputContainer) -> Any | None:
     return container.streams.best("audio")
 
 
-def declared_seconds(stream: Any) -> Fraction | None:
-    """How long the stream's own header says that it is, or None."""
+def declared_end(stream: Any) -> Fraction | None:
+    """The time stamp, in seconds, at which the stream's own header says that it ends, or None."""
     if stream.duration is not None and stream.time_base:
-        return stream.duration * stream.time_base
+        return ((stream.start_time or 0) + stream.duration) * stream.time_base
     stamp = stream.metadata.get("DURATION", "").split(":")  # Matroska: "00:01:02.345000000"
     try:
         hours, minutes, seconds = (Fraction(part) for part in stamp)
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         return None
     return hours * 3600 + minutes * 60 + seconds
 
@@ -108,8 +120,7 @@ def probe(path: str) -> Probe:
         video, audio = video_stream(container), audio_stream(container)
         if video is None and audio is None:
             raise MediaError("open", "holds neither video nor audio")
-        declared = [declared_seconds(stream) for stream in (video, audio) if stream is not None]
-        known = [duration for duration in declared if duration is not None]
+        known = [duration for stream in (video, audio) if (duration := _declared_seconds(stream)) is not None]
         if container.duration is not None:
             known.append(Fraction(container.duration, av.time_base))
         found: dict[str, Any] = {}
@@ -119,6 +130,11 @@ def probe(path: str) -> Probe:
         if video is not None:
             found |= _probe_video(container, video)
         return Probe(float(known[0]) if known else None, container.format.name, **found)
+
+
+def _declared_seconds(stream: Any | None) -> Fraction | None:
+    end = None if stream is None else declared_end(stream)
+    return None if end is None else end - (stream.start_time or 0) * stream.time_base
 
 
 def _probe_video(container: InputContainer, stream: Any) -> dict[str, Any]:
@@ -150,6 +166,19 @@ def first_frame(container: InputContainer, stream: Any) -> Any:
     except av.error.FFmpegError as error:
         reason = explain(error)
     raise MediaError("decode", f"no frame of the video can be decoded: {reason}")
+
+
+def stands_alone(stream: Any, packet: Any) -> bool:
+    """Whether a key frame is whole by itself; in H.264 with intra refresh it takes a run of frames to be."""
+    if stream.codec_context.name != "h264":
+        return True
+    decoder = av.CodecContext.create(stream.codec_context.name, "r")
+    decoder.extradata = stream.codec_context.extradata
+    try:
+        frames = [*decoder.decode(packet), *decoder.decode(None)]
+    except av.error.FFmpegError:
+        return False
+    return any(not frame.is_corrupt for frame in frames)
 
 
 def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:

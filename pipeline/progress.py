@@ -16,6 +16,7 @@ from rich.text import Text
 from pipeline.engine import Meter
 
 LINE_EVERY = 30.0  # seconds
+LOOK_EVERY = 5.0  # seconds over which it is told how busy the stages are
 STAGES = ("decoding", "computing", "writing")
 
 
@@ -79,8 +80,8 @@ class _View:
     def _stages(self) -> str:
         """How busy each stage was since the last look, the busiest marked: it sets the pace."""
         now, (before, past) = time.perf_counter(), self._last
-        if now - before > 1.0:
-            spent = {stage: getattr(self._meter, stage) for stage in STAGES}
+        if now - before > LOOK_EVERY:
+            spent = {stage: getattr(self._meter, stage).busy for stage in STAGES}
             lanes = {"decoding": self._workers, "computing": 1, "writing": 1}
             self._busy = {
                 stage: min(1.0, (spent[stage] - past[stage]) / (now - before) / lanes[stage]) for stage in STAGES

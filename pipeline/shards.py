@@ -14,13 +14,24 @@ from feature_store import ShardWriter, VideoStatus
 
 @dataclass(eq=False)
 class ShardTask:
-    """One shard to be done, with a writer for every expert that lacks it."""
+    """One shard to be done, with a writer for every expert that lacks it, or lacks videos of it.
+
+    `kept` are the statuses of videos that an expert has already: those are not done again.
+    """
 
     shard: int
     videos: Sequence[Video]
     writers: Mapping[str, ShardWriter]
+    kept: Mapping[tuple[str, int], VideoStatus] = field(default_factory=dict)
     _statuses: dict[tuple[str, int], VideoStatus] = field(default_factory=dict)
     _unfit: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._statuses.update(self.kept)
+
+    def wanted(self, number: int) -> list[str]:
+        """The experts for which video `number` is to be done."""
+        return [expert for expert in self.writers if (expert, number) not in self.kept]
 
     def append(self, expert: str, number: int, first_row: int, features: np.ndarray, times: np.ndarray) -> None:
         """Add rows of video `number`; a video with features that cannot be stored fails as a whole."""

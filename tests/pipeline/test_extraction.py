@@ -143,6 +143,32 @@ def test_videos_are_added_at_the_end_without_touching_the_others(manifest: Path,
         extract(growing, store, quick_experts(), weights="random")
 
 
+def test_retrying_does_only_the_videos_that_failed(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import engine
+
+    for path in manifest.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    rows = [Video(video.id, Path(video.path).name) for video in Manifest(manifest)]
+    write_rows(tmp_path / "corpus.jsonl", rows)
+    settings = {"weights": "random", "dtype": "float32", "shard_videos": 3}
+    extract(tmp_path / "corpus.jsonl", tmp_path / "s", quick_experts(), **settings)
+    untouched = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("000001/**/*")}
+
+    write_video(tmp_path / "v2.mp4", 1.5, 2)
+    decoded: list[str] = []
+    sample = engine.sample_video
+    monkeypatch.setattr(engine, "sample_video", lambda video, *rest: decoded.append(video.id) or sample(video, *rest))
+    summary = extract(tmp_path / "corpus.jsonl", tmp_path / "s", quick_experts(), retry_failed=True, **settings)
+    assert decoded == ["video 2"]
+    assert summary.statuses["ok"] == 3 and not summary.reasons
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("000001/**/*")} == untouched
+
+    extract(tmp_path / "corpus.jsonl", tmp_path / "whole", quick_experts(), **settings)
+    assert shard_bytes(tmp_path / "s") == shard_bytes(tmp_path / "whole")
+
+
 def test_other_settings_are_refused_and_a_variant_gets_a_name(manifest: Path, tmp_path: Path) -> None:
     extract(manifest, tmp_path / "s", quick_experts(), weights="random")
     other = find_experts(["s3d"], {"s3d": {"resize": 40, "crop": 36}})

@@ -1,0 +1,224 @@
+"""The video stream of a file: packets in, the pictures on screen at wanted times out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, partial
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from pipeline import media
+from pipeline.media import LONGEST_GAP, Track
+
+MOST_UNDECODED = 1000  # packets read ahead; what is more in one group of pictures is decoded, wanted or not
+DEEP_CODECS = {"h264", "hevc"}  # decoders that may hold back any number of frames; the others one, for B-frames
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The frame on screen at `time` seconds. `pixels()` gives (H, W, 3) RGB uint8, upright, pixels square."""
+
+    time: Fraction
+    pixels: Callable[[], np.ndarray]
+
+
+class PictureStream:
+    """The video stream: packets in, wanted Pictures out. Ticks are the stream's, counted from the first frame."""
+
+    def __init__(self, stream: Any, times: Iterator[Fraction], end: Fraction | None, track: Track) -> None:
+        stream.codec_context.thread_count = 1  # videos run in parallel, not the frames of one
+        self.stream, self.track = stream, track
+        self.origin: int | None = None  # presentation time of the first frame, as stamped
+        self.timed = True  # every packet has a time stamp to be trusted
+        self.tell_origin: Callable[[Fraction], None] = lambda seconds: None
+        self._end = end
+        self._times = times
+        self._next_time()
+        self._undecoded: list[Any] = []  # packets read since the last one decoded
+        self._key_frames_stand_alone: bool | None = None  # not known yet
+        self._intact_from = 0  # ticks: frames before it may lack the ones they refer to
+        self._shown: Any = None  # the latest frame
+        self._shown_at = 0  # ticks
+        rate = stream.average_rate or stream.guessed_rate
+        self._frame_ticks = round(1 / (rate * stream.time_base)) if rate else 0
+        self._decode_times: deque[int] | None = None
+        self._reformatter = VideoReformatter()
+
+    @property
+    def done(self) -> bool:
+        """Nothing of the stream is wanted any more."""
+        return self.track.damage is not None or (self._time is None and self.origin is not None)
+
+    def ticks(self, packet: Any) -> int:
+        """When a packet is presented."""
+        return (packet.pts if packet.pts is not None else packet.dts or 0) - (self.origin or 0)
+
+    @property
+    def reached(self) -> Fraction:
+        """The time stamp, in seconds, at which the latest frame ends."""
+        return self.track.seconds + (self.origin or 0) * self.stream.time_base
+
+    def trust_only_order(self) -> None:
+        """Time the n-th frame that comes out by the n-th packet that went in, not by time stamps."""
+        self.timed = False
+        self._decode_times = deque()
+
+    def begin_at(self, packet: Any) -> None:
+        """Pass over all that comes before a key frame; no earlier picture is wanted any more."""
+        self._undecoded.clear()
+        self.stream.codec_context.flush_buffers()
+        self._shown = None
+        self._shown_at = self._intact_from = self.ticks(packet)
+
+    def feed(self, packet: Any) -> Iterator[Picture]:
+        if self.done:
+            return
+        if packet.pts is None:
+            self.timed = False
+        if packet.is_corrupt and self.track.began:
+            yield from self._damaged(f"a damaged packet at {self._at(packet):.2f} s")
+            return
+        if self.origin is not None and self.timed:
+            ahead = self.ticks(packet) <= self._wanted
+            if ahead and self._undecoded and self._may_begin_at(packet):
+                # The picture wanted next is this one or a later one: what is still undecoded never shows.
+                self.begin_at(packet)
+            self._undecoded.append(packet)
+            if ahead and len(self._undecoded) < MOST_UNDECODED:
+                return
+        else:
+            self._undecoded.append(packet)
+        yield from self._decode()
+
+    def finish(self) -> Iterator[Picture]:
+        """The pictures that only the end of the stream decides."""
+        if not self.done:
+            yield from self._decode()
+        if not self.done:
+            yield from self._drain()
+        self._set_end()
+
+    def _may_begin_at(self, packet: Any) -> bool:
+        if not packet.is_keyframe or packet.is_discard:
+            return False
+        if self._key_frames_stand_alone is None:
+            self._key_frames_stand_alone = media.stands_alone(self.stream, packet)
+        return self._key_frames_stand_alone
+
+    def _decode(self) -> Iterator[Picture]:
+        packets, self._undecoded = self._undecoded, []
+        for packet in packets:
+            if self._decode_times is not None:
+                self._decode_times.append(packet.dts)
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                if self._decode_times:
+                    self._decode_times.pop()
+                if self.track.began and self.ticks(packet) >= self._intact_from:
+                    yield from self._damaged(f"{media.explain(error)} at {self._at(packet):.2f} s")
+                    return
+                continue  # what cannot be decoded before the first good frame is no part of the video
+            if self._decode_times and not frames:
+                self._pass_over_empty()
+            for frame in frames:
+                yield from self._show(frame)
+                if self.done:
+                    return
+
+    def _pass_over_empty(self) -> None:
+        """A packet that says "as before" gives no frame, now or later: its time is not the next frame's."""
+        assert self._decode_times is not None
+        context = self.stream.codec_context
+        if context.name not in DEEP_CODECS and len(self._decode_times) > bool(context.has_b_frames):
+            self._decode_times.pop()
+
+    def _drain(self) -> Iterator[Picture]:
+        """The frames that the decoder holds back, then the last one for as long as it lasts."""
+        try:
+            frames = self.stream.codec_context.decode(None)
+        except av.error.FFmpegError:
+            frames = []  # the frames of an incomplete group; nothing that was wanted whole is in them
+        for frame in frames:
+            yield from self._show(frame)
+            if self.done:
+                return
+        yield from self._hold()
+
+    def _hold(self) -> Iterator[Picture]:
+        self._set_end()
+        while self._shown is not None and self._time is not None and self._time < self.track.seconds:
+            yield self._picture()
+
+    def _show(self, frame: Any) -> Iterator[Picture]:
+        pts = self._decode_times.popleft() if self._decode_times else frame.pts
+        if self.origin is None:
+            if frame.is_corrupt:
+                return
+            self.origin = pts or 0
+            self.track.began = True
+            self.tell_origin(self.origin * self.stream.time_base)
+        at = self._shown_at + self._frame_ticks if pts is None else pts - self.origin
+        if at < self._intact_from:
+            return
+        at = max(at, self._shown_at)
+        if self._shown is None and self._time is not None and self._wanted < at:
+            self.track.damage = f"the frame at {float(self._time):.2f} s cannot be decoded"
+            return
+        gap = (at - self._shown_at) * self.stream.time_base
+        if gap > LONGEST_GAP:
+            yield from self._hold()
+            if not self.done:
+                self.track.damage = f"time stamps jump by {float(gap):.0f} s"
+            return
+        while self._time is not None and self._wanted < at:
+            yield self._picture()
+        self._frame_ticks = frame.duration or at - self._shown_at or self._frame_ticks
+        self._shown, self._shown_at = frame, at
+
+    def _picture(self) -> Picture:
+        assert self._time is not None
+        picture = Picture(self._time, self._pixels_of_shown())
+        self._next_time()
+        return picture
+
+    def _next_time(self) -> None:
+        self._time = next(self._times, None)
+        if self._time is not None:
+            self._wanted = self._time // self.stream.time_base  # the last tick at which its frame may begin
+
+    def _pixels_of_shown(self) -> Callable[[], np.ndarray]:
+        if getattr(self, "_pixels_frame", None) is not self._shown:
+            self._pixels_frame = self._shown
+            self._pixels: Callable[[], np.ndarray] = cache(partial(self._to_rgb, self._shown))
+        return self._pixels
+
+    def _to_rgb(self, frame: Any) -> np.ndarray:
+        width, height = media.square_size(frame.width, frame.height, self.stream.sample_aspect_ratio)
+        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+        turns = media.quarter_turns(frame)
+        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+    def _damaged(self, reason: str) -> Iterator[Picture]:
+        """Keep what was decoded before the damage: the decoder may still hold some of it."""
+        self._undecoded.clear()
+        yield from self._drain()
+        if not self.done:
+            self.track.damage = reason
+
+    def _set_end(self) -> None:
+        if self.origin is None:
+            return
+        lasts = min(self._frame_ticks * self.stream.time_base, LONGEST_GAP) if self._shown is not None else 0
+        self.track.seconds = self._shown_at * self.stream.time_base + lasts
+        if self._end is not None and not self.track.damage:
+            self.track.seconds = self._end if self._time is None else min(self._end, self.track.seconds)
+
+    def _at(self, packet: Any) -> float:
+        return float(self.ticks(packet) * self.stream.time_base)

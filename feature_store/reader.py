@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -150,12 +150,7 @@ class ExpertReader:
         try:
             return self._places[video]
         except KeyError:
-            near = difflib.get_close_matches(str(video), self._places, n=3)
-            hint = f"; near: {', '.join(near)}" if near else ""
-            raise NotInStore(
-                f"{self.info.name}: no complete shard holds video {video!r}{hint} "
-                "(it is not in the manifest, or not extracted yet)"
-            ) from None
+            raise unknown_video(self.info.name, video, self._places) from None
 
     def _open_shard(self, shard: int) -> Shard:
         return Shard(self.folder / shard_name(shard))
@@ -212,6 +207,15 @@ class MappedArray:
             path = self._folder.joinpath("c", str(chunk), *["0"] * (len(self.shape) - 1))
             self._chunks[chunk] = np.memmap(path, self._dtype, "c", shape=self._chunk).view(np.ndarray)
         return self._chunks[chunk]
+
+
+def unknown_video(where: str | Path, video: str, ids: Iterable[str]) -> NotInStore:
+    """The error for a video that is not among `ids`."""
+    near = difflib.get_close_matches(str(video), ids, n=3)
+    hint = f"; near: {', '.join(near)}" if near else ""
+    return NotInStore(
+        f"{where}: no complete shard holds video {video!r}{hint} (it is not in the manifest, or not extracted yet)"
+    )
 
 
 def _float32(values: np.ndarray) -> np.ndarray:

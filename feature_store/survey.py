@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from feature_store.layout import NotInStore, VideoStatus, differences, node_name, shard_name
-from feature_store.reader import FeatureStore
+from feature_store.layout import VideoStatus, differences, node_name, shard_name
+from feature_store.reader import FeatureStore, unknown_video
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,13 @@ def inspect_video(path: str | Path, video: str) -> dict[str, VideoSummary | None
     """A video in every expert; None where it is not extracted yet. Raises NotInStore if no expert has it."""
     store = FeatureStore(path)
     found: dict[str, VideoSummary | None] = dict.fromkeys(store.experts)
-    error: NotInStore | None = None
     for name in store.experts:
-        try:
+        if video in store[name]:
             features = store[name].read(video)
-        except NotInStore as unknown:
-            error = unknown
-        else:
             norms = np.linalg.norm(features.values, axis=1)
             found[name] = VideoSummary(features.status, features.times, norms)
-    if error and not any(found.values()):
-        raise error
+    if not any(found.values()):
+        raise unknown_video(store.path, video, {known for name in store.experts for known in store[name]})
     return found
 
 

@@ -1,22 +1,30 @@
-"""Other decoders for pictures, held to the same time rule: decord and torchcodec. Sound stays with PyAV."""
+"""Other decoders for pictures, held to the same time rule: decord and torchcodec. Sound stays with PyAV.
+
+They are asked for frames by number; which number is on screen at a time is read off the file's packets.
+Both count and find frames in their own ways, which go astray in many files: MPEG-TS, AVI, open groups of
+pictures, edit lists, intra refresh, rotation. So they get plain files only, and PyAV plays the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from array import array
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
-from itertools import islice
+from functools import cache, partial
+from itertools import chain, islice
 from typing import Any
 
+import av
 import numpy as np
-from PIL import Image
 
 from pipeline import media
-from pipeline.decode import Picture, Playback, Sound, Track
+from pipeline.decode import SHORTFALL, Picture, Playback, Sound, Track
 
 TIMES_A_CALL = 8  # pictures asked for at once: enough to share a group of pictures, few enough to fit
-TICK = 1e-7  # seconds: far below any stream's tick, above the rounding of times as doubles
+PLAIN_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+PLAIN_CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4"}  # a frame a packet
 
 
 class DecoderMissing(Exception):
@@ -25,7 +33,7 @@ class DecoderMissing(Exception):
 
 @dataclass
 class IndexedPlayback:
-    """Like `decode.Playback`, with pictures from a library that is asked for times, and PyAV for sound."""
+    """Like `decode.Playback`, with the pictures of plain files from another library."""
 
     path: str
     decoder: str
@@ -37,104 +45,156 @@ class IndexedPlayback:
     audio: Track = field(default_factory=Track)
 
     def __iter__(self) -> Iterator[Picture | Sound]:
-        with media.open_media(self.path) as container:  # also the check that the file is fit to be opened
-            sound = Playback(container, iter(()), self.rate, self.start, self.end, audio=self.audio)
-            stream = media.video_stream(container)
-            self.video.present = stream is not None
-            if stream is not None:
-                yield from self._pictures(stream.sample_aspect_ratio)
-            yield from sound
+        open_frames = LIBRARIES[self.decoder]()
+        with media.open_media(self.path) as container:
+            times = yield from self._pictures(open_frames)
+            video = self.video if times is not None else Track()
+            yield from Playback(container, times or iter(()), self.rate, self.start, self.end, video, self.audio)
 
-    def _pictures(self, pixel_aspect: Fraction | None) -> Iterator[Picture]:
+    def _pictures(self, open_frames: OpenFrames) -> Generator[Picture, None, Iterator[Fraction] | None]:
+        """Yields what the library shows and returns the times left to PyAV, or None if it showed all."""
+        index = read_index(self.path)
+        if index is None:
+            return self.times
         try:
-            frames, seconds = OPENERS[self.decoder](self.path)
-        except DecoderMissing:
-            raise
-        except Exception as error:  # decord and torchcodec raise types of their own for bad files
-            self.video.damage = _first_line(error)
-            return
-        self.video.began = True
-        self.video.seconds = seconds if self.end is None else min(seconds, self.end)
-        wanted = iter(lambda: list(islice(self.times, TIMES_A_CALL)), [])
-        for times in wanted:
-            times = [time for time in times if time < seconds]
+            frames = open_frames(os.path.abspath(self.path), len(index.starts))
+        except Exception:  # of any type; PyAV either plays the file or tells what is wrong with it
+            return self.times
+        while times := list(islice(self.times, TIMES_A_CALL)):
+            shown = [time for time in times if time < index.end]
             try:
-                pixels = frames(times) if times else []
-            except Exception as error:
-                yield from self._singly(frames, times, pixel_aspect, error)
-                return
-            yield from (_picture(time, rgb, pixel_aspect) for time, rgb in zip(times, pixels, strict=True))
-            if len(times) < TIMES_A_CALL:
-                return
-
-    def _singly(
-        self, frames: FramesAt, times: list[Fraction], pixel_aspect: Fraction | None, error: Exception
-    ) -> Iterator[Picture]:
-        """After a failed call: keep what comes before the damage."""
-        for time in times:
-            try:
-                rgb = frames([time])[0]
-            except Exception as single:
-                self.video.damage, self.video.seconds = _first_line(single), time
-                self.video.began = time > self.start
-                return
-            yield _picture(time, rgb, pixel_aspect)
-        self.video.damage, self.video.seconds = _first_line(error), times[-1]
+                pictures = frames([index.number_at(time) for time in shown]) if shown else []
+            except Exception:
+                return chain(times, self.times)
+            for time, rgb in zip(shown, pictures, strict=True):
+                yield Picture(time, partial(_itself, rgb))
+            if len(shown) < len(times):
+                break
+        self.video.present = self.video.began = True
+        self.video.seconds = index.end if self.end is None else min(index.end, self.end)
+        return None
 
 
-FramesAt = Callable[[list[Fraction]], Any]
+@dataclass(frozen=True)
+class FrameIndex:
+    """When each frame is shown, from the first one on: `starts` (frames,) int64 ticks, ascending; `end` in seconds."""
+
+    starts: np.ndarray
+    tick: Fraction  # seconds
+    end: Fraction
+
+    def number_at(self, time: Fraction) -> int:
+        return int(np.searchsorted(self.starts, time // self.tick, side="right")) - 1
 
 
-def _open_decord(path: str) -> tuple[FramesAt, Fraction]:
+def read_index(path: str) -> FrameIndex | None:
+    """Index the frames of a plain file by its packets; None for any other file."""
+    with media.open_media(path) as container:
+        if not _looks_plain(container):
+            return None
+    with media.open_media(path) as container:
+        stream: Any = media.video_stream(container)
+        try:
+            stamps = _plain_stamps(container, stream)
+        except av.error.FFmpegError:
+            return None
+        declared = media.declared_end(stream)
+    if stamps is None:
+        return None
+    starts, lasts = stamps
+    end = (int(starts[-1]) + lasts) * stream.time_base
+    if declared is not None and declared - end > SHORTFALL:
+        return None
+    origin = int(starts[0])
+    return FrameIndex(starts - origin, stream.time_base, end - origin * stream.time_base)
+
+
+def _looks_plain(container: Any) -> bool:
+    stream = media.video_stream(container)
+    if stream is None or stream.codec_context is None:
+        return False
+    try:
+        frame = media.first_frame(container, stream)
+    except media.MediaError:
+        return False
+    upright = frame.rotation == 0 and media.square_size(2, 2, stream.sample_aspect_ratio) == (2, 2)
+    return upright and container.format.name in PLAIN_FORMATS and stream.codec_context.name in PLAIN_CODECS
+
+
+def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:
+    """The time stamps of all frames in order, and how long the last one lasts; None where one is out of the plain."""
+    stamps, key_frames = array("q"), 0
+    key = last = None
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        if packet.pts is None or packet.is_discard or packet.is_corrupt:
+            return None
+        if packet.is_keyframe:
+            key_frames += 1
+            key = packet.pts
+            if key_frames == 2 and not media.stands_alone(stream, packet):
+                return None
+        if key is None or packet.pts < key:  # an open group: it needs frames from before its key frame
+            return None
+        stamps.append(packet.pts)
+        if last is None or packet.pts > last.pts:
+            last = packet
+    if last is None:
+        return None
+    starts = np.sort(np.frombuffer(stamps, np.int64))
+    gaps = np.diff(starts)
+    if not gaps.all() or gaps.max(initial=0) * stream.time_base > media.LONGEST_GAP:
+        return None
+    return starts, last.duration or int(gaps[-1] if len(gaps) else 0)
+
+
+FramesAt = Callable[[list[int]], Any]  # numbers of frames, ascending -> (frames, H, W, 3) uint8
+OpenFrames = Callable[[str, int], FramesAt]  # of a path whose file holds so many frames
+
+
+@cache
+def _decord() -> OpenFrames:
     try:
         import decord
     except ImportError:
         raise DecoderMissing("decord is not installed: pip install decord (Linux x86-64 only)") from None
-    reader = decord.VideoReader(path, num_threads=1)
-    spans = reader.get_frame_timestamp(range(len(reader))).astype(np.float64)  # (frames, 2) seconds
-    starts = np.maximum.accumulate(spans[:, 0] - spans[0, 0])
-    # decord keeps times as 32-bit floats: allow for their rounding, which grows with the time
-    slack = np.spacing(np.abs(spans[:, 0]).max(), dtype=np.float32) + TICK
 
-    def frames_at(times: list[Fraction]) -> list[np.ndarray]:
-        shown = np.searchsorted(starts, [float(time) + slack for time in times], side="right") - 1
-        return list(reader.get_batch(shown.tolist()).asnumpy())
+    def open_frames(path: str, count: int) -> FramesAt:
+        reader = decord.VideoReader(path, num_threads=1)
+        _check_count(len(reader), count)
+        return lambda numbers: reader.get_batch(numbers).asnumpy()
 
-    return frames_at, Fraction(float(spans[-1, 1] - spans[0, 0])).limit_denominator(90_000)
+    return open_frames
 
 
-def _open_torchcodec(path: str) -> tuple[FramesAt, Fraction]:
+@cache
+def _torchcodec() -> OpenFrames:
     try:
         from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError, OSError):
-        raise DecoderMissing(
-            "torchcodec cannot be loaded: pip install 'reelcache[torchcodec]', and FFmpeg with its shared libraries"
-        ) from None
-    decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-    begin, end = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
 
-    def frames_at(times: list[Fraction]) -> Any:
-        return decoder.get_frames_played_at([begin + float(time) + TICK for time in times]).data.numpy()
+        VideoDecoder(b"no video", seek_mode="approximate")  # some versions load FFmpeg only now
+    except (ImportError, RuntimeError, OSError, ValueError) as error:
+        if isinstance(error, ImportError | OSError) or "libtorchcodec" in str(error):
+            raise DecoderMissing(
+                "torchcodec cannot be loaded: pip install 'reelcache[torchcodec]', and FFmpeg with its shared libraries"
+            ) from None
 
-    return frames_at, Fraction(end - begin).limit_denominator(90_000)
+    def open_frames(path: str, count: int) -> FramesAt:
+        decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        _check_count(len(decoder), count)
+        return lambda numbers: decoder.get_frames_at(numbers).data.numpy()
 
-
-OPENERS: dict[str, Callable[[str], tuple[FramesAt, Fraction]]] = {
-    "decord": _open_decord,
-    "torchcodec": _open_torchcodec,
-}
+    return open_frames
 
 
-def _picture(time: Fraction, rgb: np.ndarray, pixel_aspect: Fraction | None) -> Picture:
-    return Picture(time, partial(_square, rgb, pixel_aspect))
+LIBRARIES: dict[str, Callable[[], OpenFrames]] = {"decord": _decord, "torchcodec": _torchcodec}
 
 
-def _square(rgb: np.ndarray, pixel_aspect: Fraction | None) -> np.ndarray:
-    height, width = rgb.shape[:2]
-    size = media.square_size(width, height, pixel_aspect)
-    return rgb if size == (width, height) else np.array(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR))
+def _check_count(counted: int, count: int) -> None:
+    if counted != count:
+        raise ValueError(f"the library counts {counted} frames of {count}")
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _itself(rgb: np.ndarray) -> np.ndarray:
+    return rgb

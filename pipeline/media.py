@@ -120,7 +120,8 @@ def probe(path: str) -> Probe:
         video, audio = video_stream(container), audio_stream(container)
         if video is None and audio is None:
             raise MediaError("open", "holds neither video nor audio")
-        known = [duration for stream in (video, audio) if (duration := _declared_seconds(stream)) is not None]
+        declared = [_declared_seconds(stream) for stream in (video, audio) if stream is not None]
+        known = [duration for duration in declared if duration is not None]
         if container.duration is not None:
             known.append(Fraction(container.duration, av.time_base))
         found: dict[str, Any] = {}
@@ -132,8 +133,8 @@ def probe(path: str) -> Probe:
         return Probe(float(known[0]) if known else None, container.format.name, **found)
 
 
-def _declared_seconds(stream: Any | None) -> Fraction | None:
-    end = None if stream is None else declared_end(stream)
+def _declared_seconds(stream: Any) -> Fraction | None:
+    end = declared_end(stream)
     return None if end is None else end - (stream.start_time or 0) * stream.time_base
 
 
@@ -177,7 +178,7 @@ def stands_alone(stream: Any, packet: Any) -> bool:
     try:
         frames = [*decoder.decode(packet), *decoder.decode(None)]
     except av.error.FFmpegError:
-        return False
+        return True  # it is damaged, as who begins there will find
     return any(not frame.is_corrupt for frame in frames)
 
 

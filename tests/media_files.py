@@ -1,12 +1,18 @@
-"""Small media files for tests, written with PyAV: every frame has its number painted into it."""
+"""Small media files for tests, written with PyAV: every frame has its number painted into it.
+
+`Truth` tells what is on screen when, the slow and plain way: by decoding everything.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -95,7 +101,7 @@ def write_media(
         if sound is not None:
             audio = file.add_stream(sound.codec, rate=SOUND_RATE, layout="mono")
         if times:
-            packets += list(_encode_pictures(video, times, images, recipe))
+            packets += list(_encode_pictures(video, times, images))
         if sound is not None:
             packets += list(_encode_sound(audio, sound))
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
@@ -103,7 +109,7 @@ def write_media(
     return path
 
 
-def _video_encoder(file, recipe: Recipe, height: int, width: int):
+def _video_encoder(file: Any, recipe: Recipe, height: int, width: int) -> Any:
     x264 = {"preset": "ultrafast", "crf": "18", "threads": "1", "bf": str(recipe.bframes)}
     plain = {"bf": str(recipe.bframes)} if recipe.bframes else {}
     options = (x264 if recipe.codec == "libx264" else plain) | dict(recipe.options)
@@ -122,7 +128,7 @@ def _video_encoder(file, recipe: Recipe, height: int, width: int):
     return video
 
 
-def _encode_pictures(video, times: Sequence[Fraction], images: Sequence[np.ndarray], recipe: Recipe):
+def _encode_pictures(video: Any, times: Sequence[Fraction], images: Sequence[np.ndarray]) -> Iterator[Any]:
     clock = video.codec_context.time_base
     for time, image in zip(times, images, strict=True):
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -131,7 +137,7 @@ def _encode_pictures(video, times: Sequence[Fraction], images: Sequence[np.ndarr
     yield from video.encode()
 
 
-def _encode_sound(audio, sound: Sound):
+def _encode_sound(audio: Any, sound: Sound) -> Iterator[Any]:
     size = 1024
     form = audio.codec_context.format.name
     for start in range(0, len(sound.samples), size):
@@ -145,3 +151,61 @@ def _encode_sound(audio, sound: Sound):
         frame.pts = start + round(sound.first * SOUND_RATE)
         yield from audio.encode(frame)
     yield from audio.encode()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a file shows: frame `numbers[i]` from `starts[i]` on, until `end`; seconds from the first frame."""
+
+    starts: list[Fraction]
+    numbers: list[int]
+    end: Fraction
+
+    def at(self, time: Fraction) -> int:
+        return self.numbers[bisect_right(self.starts, time) - 1]
+
+    def every(self, seconds: float | Fraction) -> list[int]:
+        """The numbers at 0, `seconds`, 2 * `seconds` ... before the end."""
+        step = Fraction(str(seconds))
+        return [self.at(k * step) for k in range(-(-self.end // step))]
+
+
+def truth(path: Path, number: Callable[[np.ndarray], int] = number_in) -> Truth:
+    """Decode all of a file. AVI stores no presentation times: its n-th frame is at n over the frame rate."""
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        frames = list(file.decode(stream))
+        starts = [frame.pts * stream.time_base for frame in frames]
+        if file.format.name == "avi":
+            starts = [n / stream.average_rate for n in range(len(frames))]
+        last_gap = starts[-1] - starts[-2]
+        lasts = frames[-1].duration * stream.time_base or last_gap
+        numbers = [number(frame.to_ndarray(format="rgb24")) for frame in frames]
+    return Truth([start - starts[0] for start in starts], numbers, starts[-1] + lasts - starts[0])
+
+
+def rewrite_box(data: bytes, path: Sequence[bytes], change: Callable[[bytes], bytes]) -> bytes:
+    """MP4 bytes with the content of the first box at `path` changed. Boxes of samples must stand before it."""
+    written, at, found = b"", 0, False
+    while at < len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        content = data[at + 8 : at + size]
+        if kind == path[0] and not found:
+            content = rewrite_box(content, path[1:], change) if len(path) > 1 else change(content)
+            found = True
+        written += struct.pack(">I4s", len(content) + 8, kind) + content
+        at += size
+    assert found, path
+    return written
+
+
+def set_edits(path: Path, edits: Sequence[tuple[float, float]]) -> Path:
+    """Have an MP4 show these parts of its video: (seconds long, second of the media it begins at or -1 for none)."""
+    entries = b"".join(
+        struct.pack(">IiI", round(lasts * 1000), -1 if begins < 0 else round(begins / CLOCK), 1 << 16)
+        for lasts, begins in edits
+    )
+    edit_list = struct.pack(">II", 0, len(edits)) + entries
+    changed = rewrite_box(path.read_bytes(), (b"moov", b"trak", b"edts", b"elst"), lambda _: edit_list)
+    path.write_bytes(changed)
+    return path

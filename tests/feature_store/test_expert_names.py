@@ -82,7 +82,7 @@ def test_any_names_come_back(names: list[str]) -> None:
 
 def test_long_names_that_differ_at_their_end_are_different_experts(tmp_path: Path) -> None:
     names = ["long " * 100 + "one", "long " * 100 + "two"]
-    write_store(tmp_path, experts=dict.fromkeys(names, {}))
+    write_store(tmp_path, experts={name: {} for name in names})
     assert set(FeatureStore(tmp_path).experts) == set(names)
 
 

@@ -66,7 +66,7 @@ def test_zarr_itself_notices_a_changed_byte(tmp_path: Path, array: str) -> None:
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)
-    with pytest.raises(ValueError, match="(?i)checksum"):
+    with pytest.raises(ValueError, match=r"(?i)checksum"):
         zarr.open_group(tmp_path, mode="r")[f"s3d/000000/{array}"][:]
 
 

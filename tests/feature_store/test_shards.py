@@ -6,13 +6,25 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_store import FeatureStore, NotInStore, ShardPlan, StoreError, StoreWriter
+from feature_store import FeatureStore, NotInStore, ShardPlan, StoreError, StoreWriter, VideoStatus, verify
 from feature_store.layout import Segment
-from small_stores import CORPUS, changed_at, contents, identity, plan, status, write_shard, write_store
+from small_stores import (
+    CORPUS,
+    changed_at,
+    contents,
+    features,
+    identity,
+    plan,
+    status,
+    times,
+    write_shard,
+    write_store,
+)
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 10)), min_size=1, max_size=5))
@@ -66,11 +78,60 @@ def test_a_shard_that_is_half_removed_does_not_count_as_complete(
     def die(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shutil, "rmtree", die)
-        expert.begin(0)
+    monkeypatch.setattr(shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(expert, 0, map(status, CORPUS[:2]))
     assert expert.complete(0) is None
     assert "ant" not in FeatureStore(tmp_path)["s3d"]
+
+
+def test_a_complete_shard_that_is_begun_again_stays_until_the_new_one_is_written(tmp_path: Path) -> None:
+    write_store(tmp_path)
+    before = contents(tmp_path)
+    expert = StoreWriter(tmp_path).add_expert("s3d", identity(), {})
+    writer = expert.begin(0)
+    writer.append(0, 0, features("ant", 6), times(6))
+    assert contents(tmp_path) == before
+    writer.finish([status("ant"), VideoStatus("bee", "failed")], {})
+    assert FeatureStore(tmp_path)["s3d"].read("bee").missing
+
+
+def test_a_shard_is_redone_for_some_videos_and_keeps_the_rows_of_the_others(tmp_path: Path) -> None:
+    write_store(tmp_path, experts={"half": {"dtype": "float16"}}, shard_videos=5)
+    before = contents(tmp_path)
+    expert = StoreWriter(tmp_path).add_expert("half", identity(dtype="float16"), {})
+    record = expert.complete(0)
+    assert record is not None
+    assert contents(tmp_path) == before
+    writer = expert.redo(record, {0, 3})
+    for number, rows in ((3, 5), (0, 6)):
+        writer.append(number, 0, np.full((rows, 3), number), times(rows))
+    videos = [*record.videos]
+    videos[3] = VideoStatus("dog", "ok", rows=5, seconds=2.25)
+    writer.finish(videos, {})
+    reader = FeatureStore(tmp_path)["half"]
+    assert [reader.status(video) for video in CORPUS] == videos
+    assert (reader.read("ant").values == 0).all() and (reader.read("dog").values == 3).all()
+    for video in ("bee", "eel"):
+        rows = status(video).rows
+        kept = features(video, rows, expert="half").astype(np.float16)
+        np.testing.assert_array_equal(reader.read(video).values, kept)
+        np.testing.assert_array_equal(reader.read(video).times, times(rows))
+    assert verify(tmp_path).damaged == ()
+
+
+@pytest.mark.parametrize("array", ["features", "times", "offsets"])
+def test_a_damaged_shard_is_not_carried_on(tmp_path: Path, array: str) -> None:
+    write_store(tmp_path, shard_videos=5)
+    expert = StoreWriter(tmp_path).add_expert("s3d", identity(), {})
+    record = expert.complete(0)
+    assert record is not None
+    chunk = next(path for path in (tmp_path / "s3d" / "000000" / array / "c").rglob("*") if path.is_file())
+    content = chunk.read_bytes()
+    for damage in (content[:-9], content[:8] + b"\x77" + content[9:], b""):
+        chunk.write_bytes(damage)
+        with pytest.raises(StoreError, match="s3d/000000: damaged"):
+            expert.redo(record, {3})
 
 
 def test_readers_see_the_shards_that_are_complete_and_no_others(tmp_path: Path) -> None:

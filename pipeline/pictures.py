@@ -201,7 +201,8 @@ class PictureStream:
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
         width, height = media.square_size(frame.width, frame.height, self.stream.sample_aspect_ratio)
-        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
+        # One thread: swscale's own pool costs seven times the processor time of the conversion.
+        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
         turns = media.quarter_turns(frame)
         return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 

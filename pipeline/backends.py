@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache, partial
+from functools import cache
 from itertools import chain, islice
 from typing import Any
 
@@ -23,7 +23,6 @@ from pipeline import media
 from pipeline.decode import SHORTFALL, Picture, Playback, Sound, Track
 
 TIMES_A_CALL = 8  # pictures asked for at once: enough to share a group of pictures, few enough to fit
-PLAIN_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 PLAIN_CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4"}  # a frame a packet
 
 
@@ -67,7 +66,7 @@ class IndexedPlayback:
             except Exception:
                 return chain(times, self.times)
             for time, rgb in zip(shown, pictures, strict=True):
-                yield Picture(time, partial(_itself, rgb))
+                yield Picture(time, rgb)
             if len(shown) < len(times):
                 break
         self.video.present = self.video.began = True
@@ -118,16 +117,15 @@ def _looks_plain(container: Any) -> bool:
     except media.MediaError:
         return False
     upright = frame.rotation == 0 and media.square_size(2, 2, stream.sample_aspect_ratio) == (2, 2)
-    return upright and container.format.name in PLAIN_FORMATS and stream.codec_context.name in PLAIN_CODECS
+    stamped = container.format.name in media.STAMPED_FORMATS
+    return upright and stamped and stream.codec_context.name in PLAIN_CODECS
 
 
 def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:
     """The time stamps of all frames in order, and how long the last one lasts; None where one is out of the plain."""
     stamps, key_frames = array("q"), 0
     key = last = None
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue
+    for packet in media.packets(container, [stream]):
         if packet.pts is None or packet.is_discard or packet.is_corrupt:
             return None
         if packet.is_keyframe:
@@ -194,7 +192,3 @@ LIBRARIES: dict[str, Callable[[], OpenFrames]] = {"decord": _decord, "torchcodec
 def _check_count(counted: int, count: int) -> None:
     if counted != count:
         raise ValueError(f"the library counts {counted} frames of {count}")
-
-
-def _itself(rgb: np.ndarray) -> np.ndarray:
-    return rgb

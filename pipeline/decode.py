@@ -93,7 +93,7 @@ class Playback:
                 yield packet
                 if pictures.origin is not None:
                     break
-            if pictures.timed:  # else only counting the frames tells where the cut is
+            if pictures.timed and self.container.format.name in media.STAMPED_FORMATS:  # true wherever one begins
                 packets = self._around_cut(pictures, sounds)
         yield from packets
 
@@ -127,9 +127,7 @@ class Playback:
         return packets, heard, None
 
     def _demux(self, pictures: PictureStream | None, sounds: SoundStream | None) -> Iterator[Any]:
-        """Packets in file order, without the demuxer's end marks: a decoder would take them for the end."""
-        streams = [part.stream for part in (pictures, sounds) if part]
-        return (packet for packet in self.container.demux(streams) if packet.size)
+        return media.packets(self.container, [part.stream for part in (pictures, sounds) if part])
 
     def _shortfall(self, part: PictureStream | SoundStream, reached: Fraction) -> str | None:
         """A file that simply ends too early raises nothing: hold its end against what its header says."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import av
 from av.container import InputContainer
+from av.stream import Disposition
 
 # Demuxers that read the one file they are given. Playlists and scripts (hls, dash, concat, sdp, ...)
 # would have FFmpeg open what else an untrusted file names, and are refused with everything unlisted.
@@ -18,7 +21,9 @@ SELF_CONTAINED_FORMATS = (
     "m4v,matroska,webm,mjpeg,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,"
     "rm,swf,vc1,viv,w64,wav,wtv,y4m,yuv4mpegpipe"
 )
+STAMPED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"}  # every frame is stored with its own time
 LONGEST_GAP = Fraction(600)  # seconds between two frames; beyond it the time stamps are damaged
+SETBACK = Fraction(1)  # seconds that time stamps may jump back; beyond it they are damaged, too
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": SELF_CONTAINED_FORMATS}
 
 
@@ -74,24 +79,30 @@ def open_media(path: str) -> InputContainer:
         raise MediaError("open", "the file is empty")
     try:
         return av.open(f"file:{os.path.abspath(path)}", container_options=_OPTIONS, metadata_errors="replace")
-    except av.error.InvalidDataError:
+    except (av.error.InvalidDataError, av.error.ArgumentError):  # the latter is for a format that is not listed
         raise MediaError("open", "not a self-contained media file, or its headers are damaged") from None
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError("open", explain(error)) from None
-    except UnicodeEncodeError:
-        raise MediaError("open", "the path is not Unicode text: rename the file") from None
 
 
 def video_stream(container: InputContainer) -> Any | None:
     """The stream that players would show, or None; cover pictures of audio files do not count."""
     best = container.streams.best("video")
-    moving = [stream for stream in container.streams.video if "attached_pic" not in str(stream.disposition)]
+    moving = [stream for stream in container.streams.video if Disposition.attached_pic not in stream.disposition]
     return best if best in moving else next(iter(moving), None)
 
 
 def audio_stream(container: InputContainer) -> Any | None:
     """The stream that players would sound, or None."""
     return container.streams.best("audio")
+
+
+def packets(container: InputContainer, streams: list[Any]) -> Iterator[Any]:
+    """The streams' packets in file order, without end marks: a decoder would take one for the end."""
+    with suppress(IndexError):  # PyAV's at the very end, if streams came in midway
+        for packet in container.demux(streams):
+            if packet.size:
+                yield packet
 
 
 def declared_end(stream: Any) -> Fraction | None:
@@ -158,7 +169,7 @@ def first_frame(container: InputContainer, stream: Any) -> Any:
     """The first frame that decodes, packets before it that do not being passed over. Raises MediaError."""
     reason = "no frame in the stream"
     try:
-        for packet in container.demux(stream):
+        for packet in packets(container, [stream]):
             try:
                 for frame in packet.decode():
                     return frame

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, partial
 from typing import Any
 
 import av
@@ -14,7 +13,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from pipeline import media
-from pipeline.media import LONGEST_GAP, Track
+from pipeline.media import LONGEST_GAP, SETBACK, Track
 
 MOST_UNDECODED = 1000  # packets read ahead; what is more in one group of pictures is decoded, wanted or not
 DEEP_CODECS = {"h264", "hevc"}  # decoders that may hold back any number of frames; the others one, for B-frames
@@ -22,10 +21,10 @@ DEEP_CODECS = {"h264", "hevc"}  # decoders that may hold back any number of fram
 
 @dataclass(frozen=True)
 class Picture:
-    """The frame on screen at `time` seconds. `pixels()` gives (H, W, 3) RGB uint8, upright, pixels square."""
+    """The frame on screen at `time` seconds: (H, W, 3) RGB uint8, upright, pixels square."""
 
     time: Fraction
-    pixels: Callable[[], np.ndarray]
+    pixels: np.ndarray
 
 
 class PictureStream:
@@ -44,6 +43,7 @@ class PictureStream:
         self._key_frames_stand_alone: bool | None = None  # not known yet
         self._intact_from = 0  # ticks: frames before it may lack the ones they refer to
         self._shown: Any = None  # the latest frame
+        self._pixels: np.ndarray | None = None  # its pixels, once they were wanted
         self._shown_at = 0  # ticks
         rate = stream.average_rate or stream.guessed_rate
         self._frame_ticks = round(1 / (rate * stream.time_base)) if rate else 0
@@ -81,8 +81,8 @@ class PictureStream:
             return
         if packet.pts is None:
             self.timed = False
-        if packet.is_corrupt and self.track.began:
-            yield from self._damaged(f"a damaged packet at {self._at(packet):.2f} s")
+        if self.track.began and (reason := self._mishap(packet)):
+            yield from self._damaged(reason)
             return
         if self.origin is not None and self.timed:
             ahead = self.ticks(packet) <= self._wanted
@@ -103,6 +103,16 @@ class PictureStream:
         if not self.done:
             yield from self._drain()
         self._set_end()
+
+    def _mishap(self, packet: Any) -> str | None:
+        """What is seen to be wrong with a packet before it is decoded."""
+        # MPEG-TS calls a packet damaged where its numbering jumps, as it does where files were joined.
+        if packet.is_corrupt and self.stream.container.format.name != "mpegts":
+            return f"a damaged packet at {self._at(packet):.2f} s"
+        back = (self._shown_at - self.ticks(packet)) * self.stream.time_base
+        if packet.is_keyframe and not packet.is_discard and self.timed and back > SETBACK:
+            return f"time stamps jump back by {float(back):.0f} s"
+        return None
 
     def _may_begin_at(self, packet: Any) -> bool:
         if not packet.is_keyframe or packet.is_discard:
@@ -152,19 +162,30 @@ class PictureStream:
         yield from self._hold()
 
     def _hold(self) -> Iterator[Picture]:
+        yield from self._give(self._shown_at + min(self._frame_ticks, LONGEST_GAP // self.stream.time_base))
         self._set_end()
-        while self._shown is not None and self._time is not None and self._time < self.track.seconds:
-            yield self._picture()
+
+    def _give(self, stop: int) -> Iterator[Picture]:
+        """The latest frame at all that is wanted of the ticks before `stop`."""
+        while self._shown is not None and self._time is not None and self._wanted < stop:
+            try:
+                self._pixels = self._to_rgb(self._shown) if self._pixels is None else self._pixels
+            except av.error.FFmpegError as error:
+                self.track.damage = f"{media.explain(error)} at {float(self._time):.2f} s"
+                return
+            picture = Picture(self._time, self._pixels)
+            self._next_time()
+            yield picture
 
     def _show(self, frame: Any) -> Iterator[Picture]:
         pts = self._decode_times.popleft() if self._decode_times else frame.pts
+        at = self._shown_at + self._frame_ticks if pts is None else pts - (self.origin or 0)
         if self.origin is None:
             if frame.is_corrupt:
                 return
-            self.origin = pts or 0
+            self.origin, at = pts or 0, 0
             self.track.began = True
             self.tell_origin(self.origin * self.stream.time_base)
-        at = self._shown_at + self._frame_ticks if pts is None else pts - self.origin
         if at < self._intact_from:
             return
         at = max(at, self._shown_at)
@@ -177,27 +198,14 @@ class PictureStream:
             if not self.done:
                 self.track.damage = f"time stamps jump by {float(gap):.0f} s"
             return
-        while self._time is not None and self._wanted < at:
-            yield self._picture()
+        yield from self._give(at)
         self._frame_ticks = frame.duration or at - self._shown_at or self._frame_ticks
-        self._shown, self._shown_at = frame, at
-
-    def _picture(self) -> Picture:
-        assert self._time is not None
-        picture = Picture(self._time, self._pixels_of_shown())
-        self._next_time()
-        return picture
+        self._shown, self._shown_at, self._pixels = frame, at, None
 
     def _next_time(self) -> None:
         self._time = next(self._times, None)
         if self._time is not None:
             self._wanted = self._time // self.stream.time_base  # the last tick at which its frame may begin
-
-    def _pixels_of_shown(self) -> Callable[[], np.ndarray]:
-        if getattr(self, "_pixels_frame", None) is not self._shown:
-            self._pixels_frame = self._shown
-            self._pixels: Callable[[], np.ndarray] = cache(partial(self._to_rgb, self._shown))
-        return self._pixels
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
         width, height = media.square_size(frame.width, frame.height, self.stream.sample_aspect_ratio)

@@ -60,9 +60,9 @@ class _View:
         meter = self._meter
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(max(1, self._videos), meter.videos, width=40),
-            f"{meter.videos}/{self._videos} videos",
-            f"{meter.shards}/{self._shards} shards",
+            ProgressBar(max(1, self._videos), meter.sampled, width=40),
+            f"{meter.sampled}/{self._videos} videos",
+            f"{meter.shards}/{self._shards} shards written",
             f"ETA {self._eta()}",
         )
         return Group(bar, Text(f"{self._rate():.1f} s of video/s | {self._stages()} | {self._faults()}"))
@@ -70,7 +70,7 @@ class _View:
     def line(self) -> str:
         meter = self._meter
         return (
-            f"{meter.videos}/{self._videos} videos, {meter.shards}/{self._shards} shards, "
+            f"{meter.sampled}/{self._videos} videos, {meter.shards}/{self._shards} shards written, "
             f"{self._rate():.1f} s of video/s, {self._stages()}, {self._faults()}, ETA {self._eta()}"
         )
 

@@ -160,7 +160,7 @@ class FrameSampler:
 
     def take(self, picture: Picture) -> Iterator[Sample]:
         start, end = self.rows * self.period, (self.rows + 1) * self.period
-        yield Sample(self.name, self.rows, float(start), float(end), self._prepare(picture.pixels()))
+        yield Sample(self.name, self.rows, float(start), float(end), self._prepare(picture.pixels))
         self.rows += 1
 
     def finish(self, seconds: Fraction) -> Iterator[Sample]:
@@ -179,7 +179,7 @@ class ClipSampler:
         self._latest: deque[Tensor] = deque(maxlen=samples.length)
 
     def take(self, picture: Picture) -> Iterator[Sample]:
-        self._latest.append(self._prepare(picture.pixels()))
+        self._latest.append(self._prepare(picture.pixels))
         self._taken += 1
         if self._taken == self.rows * self._hop + self._length:
             yield self._clip(self._length * self.period)

@@ -13,7 +13,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 
 from pipeline import media
-from pipeline.media import LONGEST_GAP, Track
+from pipeline.media import LONGEST_GAP, SETBACK, Track
 
 SOUND_GAP = Fraction(1, 20)  # seconds that sound may be off its time stamps before it is put right
 SOUND_WAITS = 4096  # packets of sound kept until the video's first frame is known
@@ -39,6 +39,7 @@ class SoundStream:
         self._origin_known = False
         self._waiting: list[Any] = []  # packets read before the origin was known
         self._resampler: AudioResampler | None = None
+        self._form: tuple[str, str, int] | None = None  # of the sound that the resampler takes
         self._position = 0  # number of the next sample that comes out
         self._due: Fraction | None = None  # seconds: the time stamp that the next frame should carry
 
@@ -62,7 +63,7 @@ class SoundStream:
         """Start afresh at a place that was sought."""
         self._waiting.clear()
         self.stream.codec_context.flush_buffers()
-        self._resampler, self._due = None, None
+        self._resampler = self._form = self._due = None
         self._position = round(seconds * self._rate)
 
     def feed(self, packet: Any) -> Iterator[Sound]:
@@ -107,7 +108,7 @@ class SoundStream:
         if self._due is None or abs(stamp - due) > SOUND_GAP:
             yield from self._flush()
             gap = stamp - self._origin - Fraction(self._position, self._rate)
-            if gap > LONGEST_GAP:
+            if gap > LONGEST_GAP or (self._due is not None and gap < -SETBACK):
                 self.track.damage = f"time stamps of the sound jump by {float(gap):.0f} s"
                 return
             self._position = round((stamp - self._origin) * self._rate)
@@ -115,26 +116,28 @@ class SoundStream:
         self.track.began = True
         self._due = due + Fraction(frame.samples, frame.sample_rate)
         frame.pts = None  # the resampler would fill gaps in its own way
-        try:
-            resampled = self._resample(frame)
-        except ValueError:  # the stream changes its format midway
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form:  # also where the stream changes it midway
             yield from self._flush()
-            resampled = self._resample(frame)
-        yield from self._place(resampled)
-
-    def _resample(self, frame: Any) -> list[Any]:
-        if self._resampler is None:
             self._resampler = AudioResampler(format="flt", layout="mono", rate=self._rate)
-        return self._resampler.resample(frame)
+            self._form = form
+        yield from self._resample(frame)
 
     def _flush(self) -> Iterator[Sound]:
-        if self._resampler is not None:
-            yield from self._place(self._resampler.resample(None))
-            self._resampler = None
+        yield from self._resample(None)
+        self._resampler = self._form = None
 
-    def _place(self, frames: list[Any]) -> Iterator[Sound]:
-        for frame in frames:
-            samples = frame.to_ndarray()[0]
+    def _resample(self, frame: Any | None) -> Iterator[Sound]:
+        try:
+            resampled = self._resampler.resample(frame) if self._resampler else []
+        except av.error.FFmpegError as error:
+            self._resampler = None
+            self.track.damage = (
+                self.track.damage or f"{media.explain(error)} at {self._position / self._rate:.2f} s of sound"
+            )
+            return
+        for part in resampled:
+            samples = part.to_ndarray()[0]
             if self._stop is not None:
                 samples = samples[: max(0, self._stop - self._position)]
             yield Sound(self._position, samples)

@@ -171,13 +171,14 @@ class Truth:
 
 
 def truth(path: Path, number: Callable[[np.ndarray], int] = number_in) -> Truth:
-    """Decode all of a file. AVI stores no presentation times: its n-th frame is at n over the frame rate."""
+    """Decode all of a file. Where no presentation times are stored, the n-th frame is at n over the frame rate."""
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
         frames = list(file.decode(stream))
-        starts = [frame.pts * stream.time_base for frame in frames]
-        if file.format.name == "avi":
+        if file.format.name in ("avi", "h264"):
             starts = [n / stream.average_rate for n in range(len(frames))]
+        else:
+            starts = [frame.pts * stream.time_base for frame in frames]
         last_gap = starts[-1] - starts[-2]
         lasts = frames[-1].duration * stream.time_base or last_gap
         numbers = [number(frame.to_ndarray(format="rgb24")) for frame in frames]

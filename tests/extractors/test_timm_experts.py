@@ -28,7 +28,6 @@ MODELS = [
     "test_efficientnet",
     "test_nfnet",
     "resnet18",
-    "tf_efficientnetv2_b3.in21k_ft_in1k",  # squashed, not cropped
 ]
 TRANSFORMS = [
     "vit_base_patch16_clip_224.openai",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -80,12 +79,6 @@ def write(path: Path, case: Case) -> None:
 def of_video(case: Case, number: int) -> tuple[np.ndarray, np.ndarray]:
     video = case.videos[number]
     return features(video.id, video.rows, case.dim), times(video.rows)
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    with patch("os.fsync"):
-        yield
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

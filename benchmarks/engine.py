@@ -6,9 +6,9 @@ that lie ready in memory. The difference is decoding, conversion, resizing and r
 batches, queues, and writing the store. Building the networks counts for neither.
 
 The default experts are resnet152, s3d and vggish, whose networks take most of the time on a CPU; cheaper
-experts have more overhead. Elapsed time counts; a neighbour who takes the processor away
-lengthens both, but not always alike, so look at the spread and repeat. "decoding" is the decoding
-workers' share of extract's processor time.
+experts have more overhead. Elapsed time counts where the networks alone get the processors they ask for.
+Where neighbours take them away, elapsed times say nothing, and processor time counts instead; the last
+line says which. "decoding" is the decoding workers' share of extract's processor time.
 
     python benchmarks/engine.py [FILES...] [--experts resnet152,s3d,vggish] [--rounds 5] [--seconds 8]
 """
@@ -38,6 +38,7 @@ from pipeline.extraction import CPU_BATCH, CPU_CLIPS, _torch_settings, default_w
 from pipeline.sampling import Ended, Request, sample_video
 
 LIMIT = 0.15
+UNDISTURBED = 0.85  # of the processors asked for
 HEIGHTS = (240, 360)
 CPU = torch.device("cpu")
 
@@ -96,7 +97,7 @@ def main(
         bare(networks, [own[:1] for own in batches])  # oneDNN writes its code at the first call
         for number in range(rounds):
             with _torch_settings(CPU, cores, default_workers(CPU, cores)), alone.running():
-                features = bare(networks, batches)
+                threads, features = torch.get_num_threads(), bare(networks, batches)
             store = Path(folder) / f"{number}.zarr"
             summary = extract(
                 manifest, store, chosen, weights="random", device="cpu", show=lambda *_: extracting.running()
@@ -111,13 +112,17 @@ def main(
         rows.append(
             (name, spread(watch.wall), spread(watch.cpu), speed, spread(shares, ".1f") if watch is extracting else "")
         )
-    overheads = [ratio - 1 for ratio in ratios(extracting.wall, alone.wall)]
-    rows.append(
-        ("overhead", spread(overheads), spread([ratio - 1 for ratio in ratios(extracting.cpu, alone.cpu)]), "", "")
+    elapsed, cpu = (
+        [ratio - 1 for ratio in ratios(*both)] for both in ((extracting.wall, alone.wall), (extracting.cpu, alone.cpu))
     )
+    rows.append(("overhead", spread(elapsed), spread(cpu), "", ""))
     table(rows)
-    overhead = statistics.median(overheads)
-    verdict(f"extract: {overhead:.0%} slower than its networks alone (claim: at most {LIMIT:.0%})", overhead <= LIMIT)
+    had = statistics.median(ratios(alone.cpu, alone.wall)) / threads
+    overhead, judged = statistics.median(elapsed), "elapsed"
+    if had < UNDISTURBED:
+        overhead, judged = statistics.median(cpu), f"processor time; neighbours took {1 - had:.0%} of the machine"
+    claim = f"(claim: at most {LIMIT:.0%}; {judged})"
+    verdict(f"extract: {overhead:+.0%} time over its networks alone {claim}", overhead <= LIMIT)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def write_rows(path: str | Path, rows: Iterable[Video | Caption | Moment]) -> in
         with open(part, "wb") as file:
             for row in rows:
                 fields = {name: value for name, value in asdict(row).items() if value not in (None, {})}
-                file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+                file.write(json.dumps(fields, ensure_ascii=False, allow_nan=False).encode() + b"\n")
                 count += 1
         os.replace(part, path)
     finally:

@@ -23,7 +23,8 @@ def _storable(text: str) -> str:
     return text
 
 
-Id = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_storable)]
+Text = Annotated[str, AfterValidator(_storable)]
+Id = Annotated[Text, Field(min_length=1, max_length=4096)]
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 
 _STRICT = ConfigDict(extra="forbid")
@@ -39,7 +40,7 @@ class Video:
     """
 
     id: Id
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[Text, Field(min_length=1)]
     start: Seconds | None = None
     end: Seconds | None = None
     meta: dict[str, Any] = Field(default_factory=dict)
@@ -56,7 +57,7 @@ class Caption:
     """A sentence about a whole video."""
 
     video: Id
-    text: str
+    text: Text
     meta: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -65,7 +66,7 @@ class Moment:
     """A sentence about the seconds from `start` to `end` of a video."""
 
     video: Id
-    text: str
+    text: Text
     start: Seconds
     end: Seconds
     meta: dict[str, Any] = Field(default_factory=dict)

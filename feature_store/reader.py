@@ -126,7 +126,7 @@ class ExpertReader:
         """The ids of all videos that are done, in manifest order."""
         return iter(self._places)
 
-    def records(self) -> Iterator[ShardRecord]:
+    def shards(self) -> Iterator[ShardRecord]:
         """The records of all complete shards, in order. Raises StoreError at a damaged or misplaced one."""
         for shard in range(self._shards):
             path = self.folder / shard_name(shard) / COMPLETE
@@ -143,7 +143,7 @@ class ExpertReader:
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
         return {
-            video.id: (record.shard, number) for record in self.records() for number, video in enumerate(record.videos)
+            video.id: (record.shard, number) for record in self.shards() for number, video in enumerate(record.videos)
         }
 
     def _place(self, video: str) -> tuple[int, int]:

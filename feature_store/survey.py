@@ -60,7 +60,7 @@ def summarize(path: str | Path) -> StoreSummary:
     for name, info in store.experts.items():
         counts: Counter[str] = Counter()
         rows, seconds, size = 0, 0.0, 0
-        for record in store[name].records():
+        for record in store[name].shards():
             counts.update(video.status for video in record.videos)
             rows += sum(video.rows for video in record.videos)
             seconds += sum(video.seconds for video in record.videos)

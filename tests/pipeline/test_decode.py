@@ -89,7 +89,7 @@ class Films:
         return self.made[name]
 
 
-@pytest.fixture()
+@pytest.fixture
 def counted_packets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the trial of a key frame take CountingPackets."""
     stands_alone = media.stands_alone
@@ -123,7 +123,7 @@ def test_every_time_before_the_end_shows_the_last_frame_that_began_by_then(films
 
 @pytest.mark.parametrize("name", FILMS)
 def test_the_oracle_finds_the_frames_where_they_were_put(films: Films, name: str) -> None:
-    times, recipe = FILMS[name]
+    times, _recipe = FILMS[name]
     _, true = films[name]
     first = true.numbers[0]
     assert true.numbers == list(range(first, len(times)))
@@ -203,8 +203,14 @@ def test_times_that_show_the_same_frame_share_its_pixels(films: Films) -> None:
         "b_frames.avi",
         "plain.flv",
         "late.mkv",
-    ]
-    + ["intra_refresh.mp4", "gop250.mp4", "uneven.ts", "middle_cut_out.mp4", "hevc.mp4", "vp9.webm", "negative.ts"],
+        "intra_refresh.mp4",
+        "gop250.mp4",
+        "uneven.ts",
+        "middle_cut_out.mp4",
+        "hevc.mp4",
+        "vp9.webm",
+        "negative.ts",
+    ],
 )
 @pytest.mark.parametrize("start", ["1.5", "2.02", "2.9"])
 def test_a_late_cut_is_sought_and_shows_the_same_as_reading_up_to_it(

@@ -150,7 +150,7 @@ SCRIPTS = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def listening() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)

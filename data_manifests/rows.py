@@ -24,7 +24,7 @@ def _storable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
-Id = Annotated[Text, Field(min_length=1, max_length=4096)]
+Id = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_storable)]
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 
 _STRICT = ConfigDict(extra="forbid")
@@ -40,7 +40,7 @@ class Video:
     """
 
     id: Id
-    path: Annotated[Text, Field(min_length=1)]
+    path: Annotated[str, Field(min_length=1), AfterValidator(_storable)]
     start: Seconds | None = None
     end: Seconds | None = None
     meta: dict[str, Any] = Field(default_factory=dict)

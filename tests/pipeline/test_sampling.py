@@ -504,6 +504,19 @@ def test_files_joined_byte_by_byte_are_played_up_to_where_their_clocks_disagree(
         assert all("jump" in (result.status.reason or "") for result in results.values())
 
 
+def test_a_stream_that_comes_in_midway_does_not_disturb_the_others(tmp_path: Path) -> None:
+    """It has to come in later than FFmpeg looks for streams, 5 MB into the file."""
+    noise = np.random.default_rng(0).integers(0, 256, (50, 240, 320, 3), np.uint8)
+    silent = write_media(tmp_path / "silent.ts", steady(50, first=58), Recipe(options={"crf": "0"}), pictures=noise)
+    assert silent.stat().st_size > 5_000_000
+    sounding = write_media(tmp_path / "sounding.ts", steady(100, first=60), sound=Sound(TONE, Fraction(60)))
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(silent.read_bytes() + sounding.read_bytes())
+    result = sample_one(joined, Frames(0.5))
+    assert result.numbers[4:] == truth(sounding).every(0.5)
+    assert result.status.status == "ok"
+
+
 def test_sound_that_begins_hours_late_is_damaged_and_fills_no_memory(tmp_path: Path) -> None:
     film = write_media(tmp_path / "film.mkv", steady(50), sound=Sound(chirp(2), Fraction(20_000)))
     results = sample(film, {"f": Frames(0.5), "a": Audio(RATE, 0.5, 0.5)})

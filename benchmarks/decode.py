@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import av
 import numpy as np
@@ -67,7 +68,7 @@ def tiny(frame: np.ndarray) -> Tensor:
     return torch.from_numpy(frame[::64, ::64].copy())
 
 
-def main(files: list[Path] | None = None, rounds: int = 7, seconds: int = 10) -> None:
+def main(files: Annotated[list[Path] | None, typer.Argument()] = None, rounds: int = 7, seconds: int = 10) -> None:
     resnet = load_expert(find_expert("timm:resnet18.tv_in1k"), "random").network
     made = {(height, gop): make_video(height, seconds, gop) for height in HEIGHTS for gop in (LONG_GOP, *SHORT_GOPS)}
     cases = {f"{about(path)}, GOP {gop}": (path, gop == LONG_GOP) for (_, gop), path in made.items()}

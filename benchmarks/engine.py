@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -84,7 +85,10 @@ def bare(networks: list[Network], batches: list[list[Tensor]]) -> int:
 
 
 def main(
-    files: list[Path] | None = None, experts: str = "resnet152,s3d,vggish", rounds: int = 5, seconds: int = 8
+    files: Annotated[list[Path] | None, typer.Argument()] = None,
+    experts: str = "resnet152,s3d,vggish",
+    rounds: int = 5,
+    seconds: int = 8,
 ) -> None:
     files = files or [make_video(height, seconds) for height in HEIGHTS]
     chosen = find_experts(experts.split(","))

@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 import statistics
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -48,7 +49,7 @@ def serve(path: Path, requests: dict[str, Request]) -> None:
             raise SystemExit(f"{path}: {item.expert}: {item.status.status}: {item.status.reason}")
 
 
-def main(files: list[Path] | None = None, rounds: int = 7, seconds: int = 10) -> None:
+def main(files: Annotated[list[Path] | None, typer.Argument()] = None, rounds: int = 7, seconds: int = 10) -> None:
     requests = {name: request(name) for name in EXPERTS}
     rows = [("CPU time", *(f"{name} s" for name in EXPERTS), "together s", "together / dearest", "sum / dearest")]
     of_files: list[tuple[list[float], list[float]]] = []  # the dearest alone and all together, a round

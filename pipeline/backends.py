@@ -97,15 +97,15 @@ def read_index(path: str) -> FrameIndex | None:
             stamps = _plain_stamps(container, stream)
         except av.error.FFmpegError:
             return None
-        declared = media.declared_end(stream)
+        tick, declared = stream.time_base, media.declared_end(stream)
     if stamps is None:
         return None
     starts, lasts = stamps
-    end = (int(starts[-1]) + lasts) * stream.time_base
+    end = (int(starts[-1]) + lasts) * tick
     if declared is not None and declared - end > SHORTFALL:
         return None
     origin = int(starts[0])
-    return FrameIndex(starts - origin, stream.time_base, end - origin * stream.time_base)
+    return FrameIndex(starts - origin, tick, end - origin * tick)
 
 
 def _looks_plain(container: Any) -> bool:
@@ -144,7 +144,8 @@ def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:
     gaps = np.diff(starts)
     if not gaps.all() or gaps.max(initial=0) * stream.time_base > media.LONGEST_GAP:
         return None
-    return starts, last.duration or int(gaps[-1] if len(gaps) else 0)
+    lasts = last.duration or int(gaps[-1] if len(gaps) else 0)
+    return (starts, lasts) if lasts else None
 
 
 FramesAt = Callable[[list[int]], Any]  # numbers of frames, ascending -> (frames, H, W, 3) uint8

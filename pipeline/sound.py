@@ -15,6 +15,7 @@ from av.audio.resampler import AudioResampler
 from pipeline import media
 from pipeline.media import LONGEST_GAP, SETBACK, Track
 
+FULL_SCALE = np.float32(2**31)
 SOUND_GAP = Fraction(1, 20)  # seconds that sound may be off its time stamps before it is put right
 SOUND_WAITS = 4096  # packets of sound kept until the video's first frame is known
 
@@ -119,7 +120,8 @@ class SoundStream:
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != self._form:  # also where the stream changes it midway
             yield from self._flush()
-            self._resampler = AudioResampler(format="flt", layout="mono", rate=self._rate)
+            # To whole numbers FFmpeg mixes channels by their mean; to floats by their sum, up to twice as loud.
+            self._resampler = AudioResampler(format="s32", layout="mono", rate=self._rate)
             self._form = form
         yield from self._resample(frame)
 
@@ -137,7 +139,7 @@ class SoundStream:
             )
             return
         for part in resampled:
-            samples = part.to_ndarray()[0]
+            samples = part.to_ndarray()[0].astype(np.float32) / FULL_SCALE
             if self._stop is not None:
                 samples = samples[: max(0, self._stop - self._position)]
             yield Sound(self._position, samples)

@@ -20,6 +20,7 @@ import numpy as np
 BLOCK, COLUMNS, ROWS = 16, 4, 3  # pixels; the blocks are the bits of a frame's number
 WIDTH, HEIGHT = BLOCK * COLUMNS, BLOCK * ROWS
 SOUND_RATE = 44_100  # Hz
+LAYOUTS = {1: "mono", 2: "stereo"}
 CLOCK = Fraction(1, 90_000)  # seconds a tick, in which times are written
 
 
@@ -60,6 +61,7 @@ class Sound:
     samples: np.ndarray
     first: Fraction = Fraction(0)
     codec: str = "aac"
+    channels: int = 1  # each with the same samples
     gaps: Sequence[tuple[float, float]] = ()
 
 
@@ -99,7 +101,7 @@ def write_media(
             images = list(pictures) if pictures is not None else [paint(n) for n in range(len(times))]
             video = _video_encoder(file, recipe, *images[0].shape[:2])
         if sound is not None:
-            audio = file.add_stream(sound.codec, rate=SOUND_RATE, layout="mono")
+            audio = file.add_stream(sound.codec, rate=SOUND_RATE, layout=LAYOUTS[sound.channels])
         if times:
             packets += list(_encode_pictures(video, times, images))
         if sound is not None:
@@ -146,7 +148,9 @@ def _encode_sound(audio: Any, sound: Sound) -> Iterator[Any]:
         samples = sound.samples[start : start + size]
         if form in ("s16", "s16p"):
             samples = np.round(samples * 32767).astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(samples[None], format=form, layout="mono")
+        planes = samples[None].repeat(sound.channels, 0)  # (channels, samples)
+        planes = planes if form.endswith("p") else planes.T.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(planes, format=form, layout=LAYOUTS[sound.channels])
         frame.sample_rate, frame.time_base = SOUND_RATE, Fraction(1, SOUND_RATE)
         frame.pts = start + round(sound.first * SOUND_RATE)
         yield from audio.encode(frame)

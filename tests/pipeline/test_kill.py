@@ -10,37 +10,46 @@ from pathlib import Path
 
 import pytest
 
-from corpora import make_corpus, quick_experts
+from corpora import make_corpus
 from feature_store import verify
-from pipeline import extract
 
 KILLS = 20
-LONGEST = 0.8  # seconds of work before a kill
 SETTINGS = {"weights": "random", "shard_videos": 1, "workers": 2}
 
-# One interpreter that has imported everything and computed nothing forks a child for every attempt; a
-# child that is to die kills itself from a timer thread, at a random moment of its work.
+# One interpreter that has imported everything and computed nothing forks a child for every attempt; a child that is
+# to die kills itself from a timer thread, at any moment of the time that the whole work takes on this machine. When
+# a store is finished before its child was to die, the next one is begun.
 DRIVER = """
-import os, random, signal, sys, threading
+import os, random, signal, sys, threading, time
 sys.path[:0] = [{root!r}, {tests!r}]
 import pipeline.engine, pipeline.extraction, corpora
 run = pipeline.engine.Engine.run
-def run_and_die(engine, tasks):
-    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    run(engine, tasks)
-def attempt():
+
+def attempt(store, dies_after=None):
+    def run_and_die(engine, tasks):
+        threading.Timer(dies_after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        run(engine, tasks)
     child = os.fork()
     if child == 0:
-        pipeline.extraction.extract({manifest!r}, {store!r}, corpora.quick_experts(), **{settings!r})
+        if dies_after is not None:
+            pipeline.engine.Engine.run = run_and_die
+        pipeline.extraction.extract({manifest!r}, store, corpora.quick_experts(), **{settings!r})
         os._exit(0)
-    print(os.waitpid(child, 0)[1], flush=True)
-pipeline.engine.Engine.run = run_and_die
+    status = os.waitpid(child, 0)[1]
+    print(store, status, flush=True)
+    return status == signal.SIGKILL
+
+began = time.monotonic()
+attempt("unbroken")
+whole = time.monotonic() - began
 moments = random.Random(0)
-for _ in range({kills}):
-    delay = moments.uniform(0.0, {longest})
-    attempt()
-pipeline.engine.Engine.run = run
-attempt()
+kills = stores = 0
+while kills < {kills}:
+    if attempt(f"killed{{stores}}", moments.uniform(0, whole)):
+        kills += 1
+    else:
+        stores += 1
+attempt(f"killed{{stores}}")
 """
 
 
@@ -51,31 +60,27 @@ def shards(store: Path) -> dict[str, bytes]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_after_kills_at_random_moments_the_same_command_gives_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None:
-    manifest = make_corpus(tmp_path, videos=16)
-    extract(manifest, tmp_path / "unbroken", quick_experts(), **SETTINGS)
     root = Path(__file__).parents[2]
+    manifest = make_corpus(tmp_path, videos=16)
     driver = DRIVER.format(
-        root=str(root),
-        tests=str(root / "tests"),
-        manifest=str(manifest),
-        store=str(tmp_path / "killed"),
-        kills=KILLS,
-        longest=LONGEST,
-        settings=SETTINGS,
+        root=str(root), tests=str(root / "tests"), manifest=str(manifest), kills=KILLS, settings=SETTINGS
     )
     complete: dict[Path, int] = {}
-    ends: list[int] = []
-    process = subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    for line in process.stdout:
-        ends.append(int(line))
-        now = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("complete.json")}
-        assert complete.items() <= now.items(), "a complete shard was touched"
-        complete = now
-    assert process.wait() == 0
-    assert ends.count(signal.SIGKILL) > KILLS / 2, "most runs should have died at work"
-    assert ends[-1] == 0
-    assert shards(tmp_path / "killed") == shards(tmp_path / "unbroken")
-    assert verify(tmp_path / "killed").damaged == ()
-    leftovers = [path for path in (tmp_path / "killed").rglob("*") if path.suffix == ".part"]
-    assert leftovers == []
+    last: dict[str, int] = {}  # how each store's last attempt ended
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout
+        for line in process.stdout:
+            store, status = line.split()
+            assert int(status) in (0, signal.SIGKILL)
+            now = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("complete.json")}
+            assert complete.items() <= now.items(), "a complete shard was touched"
+            complete = now
+            last[store] = int(status)
+    assert process.returncode == 0
+    assert set(last.values()) == {0}
+    unbroken = shards(tmp_path / "unbroken")
+    assert len(last) > 1 and unbroken
+    for store in last:
+        assert shards(tmp_path / store) == unbroken
+        assert verify(tmp_path / store).damaged == ()
+        assert list((tmp_path / store).rglob("*.part")) == []

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import pytest
 
-from pipeline.media import MediaError, Probe, open_media, probe, square_size
+from pipeline.media import MediaError, Probe, open_media, packets, probe, square_size
 from tests.media_files import HEIGHT, WIDTH, Recipe, Sound, chirp, rewrite_box, steady, write_media
 
 
@@ -205,6 +207,17 @@ def test_a_movie_that_keeps_its_samples_in_another_file_gets_none_from_there(fil
 
 def without_samples(film: Path) -> bytes:
     return rewrite_box(film.read_bytes(), (b"mdat",), lambda samples: bytes(len(samples)))
+
+
+def test_pyav_stumbling_over_a_stream_that_came_in_midway_is_the_end() -> None:
+    """It asks, when all is read, whether the new stream was wanted, of memory that was never set."""
+
+    class Container:
+        def demux(self, streams: list[Any]) -> Iterator[SimpleNamespace]:
+            yield from (SimpleNamespace(size=size) for size in (7, 9, 0))
+            raise IndexError("list index out of range")
+
+    assert [packet.size for packet in packets(Container(), [])] == [7, 9]  # type: ignore[arg-type]
 
 
 # What probing tells.

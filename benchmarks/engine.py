@@ -37,6 +37,7 @@ from data_manifests import Manifest
 from extractors import Clips, Expert, Network, find_experts, load_expert
 from pipeline.extraction import CPU_BATCH, CPU_CLIPS, _torch_settings, default_workers, extract
 from pipeline.sampling import Ended, Request, sample_video
+from pipeline.tuning import keep_freed_memory
 
 LIMIT = 0.15
 UNDISTURBED = 0.85  # of the processors asked for
@@ -90,6 +91,7 @@ def main(
     rounds: int = 5,
     seconds: int = 8,
 ) -> None:
+    keep_freed_memory()  # as the command line does
     files = files or [make_video(height, seconds) for height in HEIGHTS]
     chosen = find_experts(experts.split(","))
     networks = [load_expert(expert, "random").network for expert in chosen]

@@ -35,6 +35,9 @@ def extract_here(manifest: str, store: str, full: bool) -> None:
     """Run in a process of its own: extract, then print the process's peak memory and the rows."""
     from extractors import find_experts
     from pipeline import extract
+    from pipeline.tuning import keep_freed_memory
+
+    keep_freed_memory()  # as the command line does
 
     experts = find_experts(EXPERTS, {} if full else SPARSE)
     summary = extract(manifest, store, experts, weights="random", device="cpu")

@@ -229,11 +229,12 @@ def _float32(values: np.ndarray) -> np.ndarray:
         return values.astype(np.float32)
     import torch  # here, since most commands on a store do without it
 
-    halves, floats = torch.from_numpy(values), torch.empty(values.shape, dtype=torch.float32)
+    floats = np.empty(values.shape, np.float32)
     step = max(1, ONE_THREAD // max(1, values.shape[1]))
-    for first in range(0, len(values), step):
-        floats[first : first + step].copy_(halves[first : first + step])
-    return floats.numpy()
+    for first in range(0, len(values), step):  # sliced by NumPy, which is five times faster at it
+        block = slice(first, first + step)
+        torch.from_numpy(floats[block]).copy_(torch.from_numpy(values[block]))
+    return floats
 
 
 def _experts(path: Path) -> Iterator[ExpertInfo]:

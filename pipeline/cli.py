@@ -16,8 +16,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipeline.tuning import keep_freed_memory
+
 # Threads of torch that wait must not keep decoding from the processor; OpenMP reads this once, at its start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+keep_freed_memory()
 
 app = typer.Typer(
     help="Turn a video corpus into a Zarr store of expert features, once; train from it in minutes.",

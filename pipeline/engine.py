@@ -178,6 +178,7 @@ class Engine:
                     yield task, number
 
     def _decode(self, videos: Shared[tuple[ShardTask, int]]) -> None:
+        torch.set_num_threads(1)  # of this thread: frames are resized beside the networks, not against them
         try:
             for task, number in videos:
                 self._decode_video(task, number)

@@ -1,0 +1,19 @@
+"""How the process deals with memory while networks run on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Have freed memory kept for the next batch, where the C library is glibc.
+
+    It gives every large block back to the system when it is freed, so that each layer of each batch has its
+    memory made and cleared anew: a tenth of the time that networks take.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)  # bytes; larger blocks are still given back
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -60,7 +60,7 @@ def shards(store: Path) -> dict[str, bytes]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_after_kills_at_random_moments_the_same_command_gives_the_bytes_of_an_unbroken_run(tmp_path: Path) -> None:
-    manifest = make_corpus(tmp_path, videos=16)
+    manifest = make_corpus(tmp_path, videos=8)
     driver = DRIVER.format(root=str(Path(__file__).parents[2]), manifest=str(manifest), kills=KILLS, settings=SETTINGS)
     complete: dict[Path, int] = {}
     last: dict[str, int] = {}  # how each store's last attempt ended

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from extractors.images import Normalize, center_crop, resize_antialiased, short_side
 from extractors.sampling import Frames
-from extractors.spec import ExpertError, Network, Weights, channels_last
+from extractors.spec import ExpertError, Network, Weights, WeightsFile, channels_last
 from extractors.weights import knock, missing, unreadable
 
 TIMM_PREFIX = "timm:"
@@ -54,8 +54,11 @@ class TimmExpert:
     def weights(self) -> Weights:
         cfg = self.cfg
         return Weights(
-            file=f"{self.model}.safetensors",
-            url=f"{ENDPOINT}/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url or "",
+            files=(
+                WeightsFile(
+                    f"{self.model}.safetensors", f"{ENDPOINT}/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url or ""
+                ),
+            ),
             license=cfg.license or "see the model's page",
             paper=cfg.paper_name or "see the model's page",
         )
@@ -90,28 +93,29 @@ class TimmExpert:
         return TimmNetwork(timm.create_model(self.model, pretrained=False, num_classes=0), **self.preprocessing())
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
+        [published] = self.weights.files
         file = self._file(folder)
         if file:
             how: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(file), "custom_load": False}}
         elif fetch:
             how = {"cache_dir": folder}
         else:
-            raise missing(self.weights, folder, "it is not there")
+            raise missing(published, folder, "it is not there")
         try:
-            if not file and self.weights.url:
-                knock(self.weights.url)
+            if not file and published.url:
+                knock(published.url)
             # With its classifier: without one, timm takes a file that lacks parameters and leaves them random.
             model = timm.create_model(self.model, pretrained=True, **how)
         except Exception as error:  # hub clients raise types of many libraries; all mean: no weights
             reason = f"{type(error).__name__}: {error}"
-            raise (unreadable(file, self.weights, reason) if file else missing(self.weights, folder, reason)) from error
+            raise (unreadable(file, published, reason) if file else missing(published, folder, reason)) from error
         if self.cfg.num_classes:
             model.reset_classifier(0)
         return TimmNetwork(model, **self.preprocessing())
 
     def _file(self, folder: Path) -> Path | None:
         """The file of weights in `folder`, by its name in the table or where the hub's client keeps it."""
-        file = folder / self.weights.file
+        file = folder / self.weights.files[0].name
         if file.exists():
             return file
         hub = self.cfg.hf_hub_id

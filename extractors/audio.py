@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from extractors.sampling import Audio
-from extractors.spec import Network, Weights, channels_last
+from extractors.spec import Network, Weights, WeightsFile, channels_last
 from extractors.weights import he_init, load_published
 
 RATE = 16_000  # Hz
@@ -37,8 +37,13 @@ class VGGish:
     kind = "audio"
     name = "vggish"
     weights = Weights(
-        file="vggish-10086976.pth",
-        url="https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+        files=(
+            WeightsFile(
+                "vggish-10086976.pth",
+                "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+                sha256="10086976",
+            ),
+        ),
         license="Apache-2.0",
         paper="CNN Architectures for Large-Scale Audio Classification (Hershey et al., ICASSP 2017)",
     )
@@ -62,7 +67,7 @@ class VGGish:
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
         network = VGGishNetwork()
-        load_published(network, self.weights, folder, fetch)
+        load_published(network, self.weights.files[0], folder, fetch)
         return network
 
 

@@ -14,7 +14,7 @@ from torchvision.models.video import S3D_Weights, s3d
 
 from extractors.images import Normalize, center_crop, resize_plain
 from extractors.sampling import Clips
-from extractors.spec import ExpertError, Network, Weights
+from extractors.spec import ExpertError, Network, Weights, WeightsFile
 from extractors.weights import he_init, load_published
 
 # Of S3D_Weights.KINETICS400_V1.transforms().
@@ -41,8 +41,7 @@ class S3D:
     kind = "motion"
     name = "s3d"
     weights = Weights(
-        file="s3d-d76dad2f.pth",
-        url=S3D_Weights.KINETICS400_V1.url,
+        files=(WeightsFile("s3d-d76dad2f.pth", S3D_Weights.KINETICS400_V1.url, sha256="d76dad2f"),),
         license="BSD-3-Clause",
         paper="Rethinking Spatiotemporal Feature Learning (Xie et al., ECCV 2018)",
     )
@@ -74,7 +73,7 @@ class S3D:
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
         network = S3DNetwork(self.resize, self.crop)
-        load_published(network.model, self.weights, folder, fetch)
+        load_published(network.model, self.weights.files[0], folder, fetch)
         return network
 
 

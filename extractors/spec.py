@@ -18,13 +18,31 @@ class ExpertError(ValueError):
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Pretrained parameters: `file` is their name in a folder of weights, `url` where they are published."""
+class WeightsFile:
+    """A published file of parameters: its name in a folder of weights, and where it comes from.
 
-    file: str
+    `sha256` is its digest, or as much of the beginning as the publisher tells; "" if nothing is told.
+    `size` in bytes, 0 if it is not known.
+    """
+
+    name: str
     url: str
+    sha256: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The pretrained parameters of an expert."""
+
+    files: tuple[WeightsFile, ...]
     license: str
     paper: str
+
+    @property
+    def source(self) -> str:
+        """What a store says of where features come from."""
+        return " + ".join(file.name for file in self.files)
 
 
 class Network(nn.Module):

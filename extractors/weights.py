@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import get_session
 from torch import nn
 
-from extractors.spec import Expert, ExpertError, Network, Weights
+from extractors.spec import Expert, ExpertError, Network, WeightsFile
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -59,32 +59,40 @@ def load_expert(expert: Expert, weights: str = PRETRAINED, seed: int = 0) -> Loa
         network = expert.pretrained(Path(folder), fetch=False).eval()
     else:
         raise WeightsError(f"--weights {folder}: neither pretrained, random nor an existing folder")
-    return Loaded(network, expert.weights.file, state_digest(network))
+    return Loaded(network, expert.weights.source, state_digest(network))
 
 
-def load_published(network: nn.Module, weights: Weights, folder: Path, fetch: bool) -> None:
+def find_file(file: WeightsFile, folder: Path, fetch: bool) -> Path:
+    """Where a published file is in `folder`, downloaded there first if it is not and `fetch`. Raises WeightsError.
+
+    A download must have the digest that its publisher tells.
+    """
+    path = folder / file.name
+    if not path.exists():
+        if not fetch:
+            raise missing(file, folder, "it is not there")
+        try:
+            knock(file.url)
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(file.url, str(path), hash_prefix=file.sha256)
+        except Exception as error:  # clients raise types of many libraries; all mean: no weights
+            raise missing(file, folder, f"{type(error).__name__}: {error}") from error
+    return path
+
+
+def load_published(network: nn.Module, file: WeightsFile, folder: Path, fetch: bool) -> None:
     """Fill a network with a published state dict from `folder`, downloaded there first if `fetch`.
 
-    A download must have the digest that publishers put into the file's name. Pickles are read with
-    `weights_only`, so a file can carry nothing but tensors. Raises WeightsError.
+    Pickles are read with `weights_only`, so a file can carry nothing but tensors. Raises WeightsError.
     """
-    file = folder / weights.file
-    if not file.exists():
-        if not fetch:
-            raise missing(weights, folder, "it is not there")
-        try:
-            knock(weights.url)
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(weights.url, str(file), hash_prefix=file.stem.rpartition("-")[2])
-        except Exception as error:  # clients raise types of many libraries; all mean: no weights
-            raise missing(weights, folder, f"{type(error).__name__}: {error}") from error
+    path = find_file(file, folder, fetch)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state.get("state_dict", state))
     except UnpicklingError as error:  # whose message says how to run what the file carries
-        raise unreadable(file, weights, "it is damaged, or carries other things than tensors") from error
+        raise unreadable(path, file, "it is damaged, or carries other things than tensors") from error
     except Exception as error:  # whatever else a damaged or hostile file sets off
-        raise unreadable(file, weights, f"{type(error).__name__}: {error}") from error
+        raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
 
 
 def knock(url: str) -> None:
@@ -92,21 +100,21 @@ def knock(url: str) -> None:
     get_session().head(url, timeout=PATIENCE)
 
 
-def missing(weights: Weights, folder: Path, reason: str) -> WeightsError:
+def missing(file: WeightsFile, folder: Path, reason: str) -> WeightsError:
     """The error for parameters that could not be had."""
-    source = f"They are published at {weights.url}." if weights.url else "None are known to be published."
+    source = f"They are published at {file.url}." if file.url else "None are known to be published."
     return WeightsError(
-        f"pretrained weights {weights.file} could not be had: {reason}\n"
+        f"pretrained weights {file.name} could not be had: {reason}\n"
         f"{source} Put the file into {folder}, or into any folder and pass --weights FOLDER. "
         "To run without them, say --weights random; the store then records that its features mean nothing."
     )
 
 
-def unreadable(file: Path, weights: Weights, reason: str) -> WeightsError:
+def unreadable(path: Path, file: WeightsFile, reason: str) -> WeightsError:
     """The error for a file that does not hold the parameters it should."""
     return WeightsError(
-        f"{file} cannot be used: {reason}\n"
-        f"Put the one from {weights.url or 'its publisher'} in its place, or delete it to have it fetched."
+        f"{path} cannot be used: {reason}\n"
+        f"Put the one from {file.url or 'its publisher'} in its place, or delete it to have it fetched."
     )
 
 

@@ -147,7 +147,7 @@ def experts(as_json: Json = False) -> None:
     shown = table("expert", "kind", "a row is made from", "weights", "license")
     for expert in EXPERTS.values():
         weights = expert.weights
-        shown.add_row(expert.name, expert.kind, str(expert.samples), weights.file, weights.license)
+        shown.add_row(expert.name, expert.kind, str(expert.samples), weights.source, weights.license)
     shown.add_row("timm:<model>", "appearance", "1 frame every 0.5 s", "the model's own", "the model's own")
     out.print(shown)
     for name, preset in PRESETS.items():

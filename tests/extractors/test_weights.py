@@ -43,7 +43,14 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setattr(extractors.appearance, "ENDPOINT", nowhere)
     for kind in (type(EXPERTS["s3d"]), VGGish):
-        monkeypatch.setattr(kind, "weights", replace(kind.weights, url=f"{nowhere}/{kind.weights.file}"))
+        publish_at(monkeypatch, kind, f"{nowhere}/{kind.weights.files[0].name}")
+
+
+def publish_at(monkeypatch: pytest.MonkeyPatch, kind: Any, url: str, name: str | None = None) -> None:
+    """Have an expert's parameters published elsewhere, and under another name with its own digest."""
+    [file] = kind.weights.files
+    changed = replace(file, name=name, sha256=name.split("-")[1][:8], url=url) if name else replace(file, url=url)
+    monkeypatch.setattr(kind, "weights", replace(kind.weights, files=(changed,)))
 
 
 def free_port() -> int:
@@ -188,7 +195,7 @@ def test_a_missing_file_is_named_with_its_source_and_what_to_do(tmp_path: Path, 
     expert = find_expert(name)
     with pytest.raises(WeightsError) as told:
         load_expert(expert, str(tmp_path))
-    for part in (FILES[name], expert.weights.url, str(tmp_path), "--weights FOLDER", "--weights random"):
+    for part in (FILES[name], expert.weights.files[0].url, str(tmp_path), "--weights FOLDER", "--weights random"):
         assert part in str(told.value)
 
 
@@ -284,7 +291,7 @@ def test_without_a_network_it_is_soon_said_what_to_do(tmp_path: Path, name: str)
     with pytest.raises(WeightsError) as told:
         load_expert(find_expert(name))
     assert time.monotonic() - began < 10
-    for part in (FILES[name], find_expert(name).weights.url, str(tmp_path / "cache"), "--weights random"):
+    for part in (FILES[name], find_expert(name).weights.files[0].url, str(tmp_path / "cache"), "--weights random"):
         assert part in str(told.value)
 
 
@@ -298,7 +305,7 @@ def test_a_server_that_never_answers_is_given_up_on(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(extractors.appearance, "ENDPOINT", url)
         expert = find_expert(name)
         if name in EXPERTS:
-            monkeypatch.setattr(type(expert), "weights", replace(expert.weights, url=url))
+            publish_at(monkeypatch, type(expert), url)
         began = time.monotonic()
         with pytest.raises(WeightsError, match="could not be had"):
             load_expert(expert)
@@ -335,7 +342,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, file: Path, url: str) -> str:
     torch.save(vggish_state(), file)
     name = f"vggish-{sha256(file.read_bytes()).hexdigest()[:8]}.pth"
     file.rename(file.with_name(name))
-    monkeypatch.setattr(VGGish, "weights", replace(VGGish.weights, file=name, url=f"{url}/{name}"))
+    publish_at(monkeypatch, VGGish, f"{url}/{name}", name)
     return name
 
 
@@ -370,7 +377,7 @@ def test_a_page_that_is_gone_is_refused_and_not_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, served: tuple[str, list[str]]
 ) -> None:
     url, _ = served
-    monkeypatch.setattr(VGGish, "weights", replace(VGGish.weights, url=f"{url}/{VGGISH_FILE}"))
+    publish_at(monkeypatch, VGGish, f"{url}/{VGGISH_FILE}")
     with pytest.raises(WeightsError, match="404"):
         load_expert(EXPERTS["vggish"])
     assert list((tmp_path / "cache" / "weights").iterdir()) == []
@@ -383,7 +390,7 @@ def test_a_hostile_download_runs_nothing(
     content = pickle.dumps({"features.0.weight": Hostile(tmp_path / "it_ran")}, protocol=2)
     name = f"vggish-{sha256(content).hexdigest()[:8]}.pth"
     (tmp_path / "served" / name).write_bytes(content)
-    monkeypatch.setattr(VGGish, "weights", replace(VGGish.weights, file=name, url=f"{url}/{name}"))
+    publish_at(monkeypatch, VGGish, f"{url}/{name}", name)
     with pytest.raises(WeightsError, match=name):
         load_expert(EXPERTS["vggish"])
     assert not (tmp_path / "it_ran").exists()

@@ -5,6 +5,8 @@
     corpus.zarr/<expert>/<shard>/features      (rows, dim)   float16 | float32
     corpus.zarr/<expert>/<shard>/times         (rows, 2)     float64, seconds
     corpus.zarr/<expert>/<shard>/offsets       (videos + 1,) int64: rows of video i are offsets[i]:offsets[i + 1]
+    corpus.zarr/<expert>/<shard>/records       (bytes,) uint8: of experts that find things, a JSON object a row
+    corpus.zarr/<expert>/<shard>/record_offsets (rows + 1,) int64: where in them the rows begin, and the end
     corpus.zarr/<expert>/<shard>/complete.json written last: who is in the shard, how it went, every file's digest
 
 Documents are sealed: they carry the SHA-256 of their own content.
@@ -18,10 +20,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
@@ -29,6 +33,7 @@ FORMAT = 1
 ATTRIBUTE = "reelcache"  # the key of our documents in Zarr attributes
 COMPLETE = "complete.json"
 FEATURES, TIMES, OFFSETS = "features", "times", "offsets"
+RECORDS, RECORD_OFFSETS = "records", "record_offsets"
 NAME_BYTES = 200  # of a folder's name; file systems take 255
 
 _STRICT = ConfigDict(extra="forbid")
@@ -191,6 +196,13 @@ def load_attributes(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise StoreError(f"{path}: not the metadata of a feature store, or damaged")
+
+
+def split_records(content: np.ndarray, ends: np.ndarray) -> list[dict[str, Any]]:
+    """Records of consecutive rows from their bytes; `ends` holds the rows' ends, after the first one's beginning."""
+    places = (ends - ends[0]).tolist()
+    text = content.tobytes()
+    return [json.loads(text[first:stop]) for first, stop in pairwise(places)]
 
 
 def file_digest(path: Path) -> str:

@@ -21,6 +21,8 @@ from feature_store.layout import (
     COMPLETE,
     FEATURES,
     OFFSETS,
+    RECORD_OFFSETS,
+    RECORDS,
     TIMES,
     NotInStore,
     ShardPlan,
@@ -31,6 +33,7 @@ from feature_store.layout import (
     load_record,
     node_name,
     shard_name,
+    split_records,
 )
 from feature_store.writer import read_plan
 
@@ -112,6 +115,20 @@ class ExpertReader:
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(f"{self.folder / shard_name(shard)}: damaged ({error}); {MEND}") from error
 
+    def records(self, video: str) -> list[dict[str, Any]]:
+        """What each row of a video is about, e.g. {"text": "EXIT", "box": ..., "start": 3.0, "end": 3.5}.
+
+        Raises StoreError for an expert without records (only OCR, face and speech have them), and NotInStore
+        like `read`.
+        """
+        if not self.info.identity.get("records"):
+            raise StoreError(f"{self.info.name} has no records: each of its rows is about all that is seen or heard")
+        shard, number = self._place(video)
+        try:
+            return self._shard(shard).records(number)
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{self.folder / shard_name(shard)}: damaged ({error}); {MEND}") from error
+
     def status(self, video: str) -> VideoStatus:
         """How the video went. Raises NotInStore like `read`."""
         shard, number = self._place(video)
@@ -162,6 +179,7 @@ class Shard:
 
     def __init__(self, folder: Path) -> None:
         self.record = load_record(folder / COMPLETE)
+        self._folder = folder
         self._features, self._times = MappedArray(folder / FEATURES), MappedArray(folder / TIMES)
         offsets = MappedArray(folder / OFFSETS)
         self._offsets: list[int] = offsets.rows(0, offsets.shape[0]).tolist()
@@ -170,6 +188,21 @@ class Shard:
         first, stop = self._offsets[number], self._offsets[number + 1]
         values = _float32(self._features.rows(first, stop))
         return Features(values, self._times.rows(first, stop).copy(), self.record.videos[number])
+
+    def records(self, number: int) -> list[dict[str, Any]]:
+        first, stop = self._offsets[number], self._offsets[number + 1]
+        ends = self._record_offsets.rows(first, stop + 1)
+        records = split_records(self._records.rows(int(ends[0]), int(ends[-1])), ends)
+        times = self._times.rows(first, stop).tolist()
+        return [{**record, "start": start, "end": end} for record, (start, end) in zip(records, times, strict=True)]
+
+    @cached_property
+    def _record_offsets(self) -> MappedArray:
+        return MappedArray(self._folder / RECORD_OFFSETS)
+
+    @cached_property
+    def _records(self) -> MappedArray:
+        return MappedArray(self._folder / RECORDS)
 
 
 class MappedArray:

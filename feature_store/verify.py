@@ -13,6 +13,8 @@ from feature_store.layout import (
     COMPLETE,
     FEATURES,
     OFFSETS,
+    RECORD_OFFSETS,
+    RECORDS,
     TIMES,
     ShardRecord,
     StoreError,
@@ -23,6 +25,7 @@ from feature_store.layout import (
     load_record,
     node_name,
     shard_name,
+    split_records,
 )
 from feature_store.reader import ExpertInfo, FeatureStore
 
@@ -127,6 +130,19 @@ def _check_arrays(record: ShardRecord, folder: Path, info: ExpertInfo) -> Iterat
         yield TIMES, f"{times.shape}, not {(sum(rows), 2)}"
     elif not (times[:, 0] <= times[:, 1]).all():
         yield TIMES, "a row ends before it starts"
+    if info.identity.get("records"):
+        yield from _check_records(group, sum(rows))
     step = features.chunks[0]
     if not all(np.isfinite(features[first : first + step]).all() for first in range(0, features.shape[0], step)):
         yield FEATURES, "values that are not finite"
+
+
+def _check_records(group: zarr.Group, rows: int) -> Iterator[tuple[str, str]]:
+    ends, content = group[RECORD_OFFSETS][:], group[RECORDS][:]
+    if len(ends) != rows + 1 or ends[0] != 0 or ends[-1] != len(content) or (np.diff(ends) < 0).any():
+        yield RECORD_OFFSETS, "they do not cut the records into one a row"
+        return
+    try:
+        split_records(content, ends)
+    except ValueError as error:
+        yield RECORDS, f"a record that is not JSON: {error}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import tempfile
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from feature_store.layout import (
     FEATURES,
     FORMAT,
     OFFSETS,
+    RECORD_OFFSETS,
+    RECORDS,
     TIMES,
     Segment,
     ShardPlan,
@@ -38,6 +40,7 @@ from feature_store.layout import (
     replace_file,
     seal,
     shard_name,
+    split_records,
     sync_to_disk,
 )
 
@@ -90,7 +93,8 @@ class StoreWriter:
     def add_expert(self, name: str, identity: Mapping[str, Any], about: Mapping[str, Any]) -> ExpertWriter:
         """Begin or continue an expert. `identity` is its provenance; `about` is kept beside it for people.
 
-        `identity` must hold "kind", "dim", "dtype", "sampling" and "weights" with a "source". Raises
+        `identity` must hold "kind", "dim", "dtype", "sampling" and "weights" with a "source", and "records"
+        if each row has a record. Raises
         StoreError naming the fields that differ if the store holds an expert of that name that was made
         in another way.
         """
@@ -119,6 +123,7 @@ class ExpertWriter:
     def __init__(self, folder: Path, name: str, identity: Mapping[str, Any]) -> None:
         self.folder, self.name = folder, name
         self.dim, self.dtype = int(identity["dim"]), np.dtype(identity["dtype"])
+        self.has_records = bool(identity.get("records"))
         self.provenance = digest_of(identity)
 
     def complete(self, shard: int) -> ShardRecord | None:
@@ -146,11 +151,23 @@ class ExpertWriter:
             offsets = group[OFFSETS][:]
             for number, video in enumerate(record.videos):
                 if video.rows and number not in videos:
-                    rows = slice(offsets[number], offsets[number + 1])
-                    writer.append(number, 0, group[FEATURES][rows], group[TIMES][rows])
+                    first, stop = int(offsets[number]), int(offsets[number + 1])
+                    records = read_records(group, first, stop) if self.has_records else None
+                    writer.append(number, 0, group[FEATURES][first:stop], group[TIMES][first:stop], records)
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(f"{folder}: damaged ({error}); reelcache verify --repair drops it") from error
         return writer
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive rows of a video, from `first` on: where in the spool they are, and their records in the other."""
+
+    first: int
+    rows: int
+    place: int
+    record_place: int
+    record_sizes: list[int]  # bytes
 
 
 class ShardWriter:
@@ -163,16 +180,34 @@ class ShardWriter:
     def __init__(self, folder: Path, expert: ExpertWriter, shard: int) -> None:
         self._folder, self._expert, self._shard = folder, expert, shard
         self._row = np.dtype([("times", "<f8", 2), ("features", expert.dtype.newbyteorder("<"), expert.dim)])
-        self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(expert.folder))  # noqa: SIM115
-        self._runs: dict[int, list[tuple[int, int, int]]] = {}  # video -> (first row, rows, place in the spool)
-        self._spooled = 0
+        self._spool, self._records = (
+            tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(expert.folder))  # noqa: SIM115
+            for _ in range(2)
+        )
+        self._runs: dict[int, list[Run]] = {}
+        self._spooled = 0  # rows
 
-    def append(self, video: int, first_row: int, features: np.ndarray, times: np.ndarray) -> None:
-        """Add rows first_row.. of the shard's `video`: features (rows, dim) and times (rows, 2) in seconds."""
+    def append(
+        self,
+        video: int,
+        first_row: int,
+        features: np.ndarray,
+        times: np.ndarray,
+        records: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add rows first_row.. of the shard's `video`: features (rows, dim) and times (rows, 2) in seconds.
+
+        `records` says of each row, in plain data, what it is about; experts that have records need them.
+        """
+        if (records is None) == self._expert.has_records or (records is not None and len(records) != len(features)):
+            raise StoreError(f"{self._folder}: every row of an expert has a record, or none has")
         rows = np.empty(len(features), self._row)
         rows["times"], rows["features"] = times, features
         self._spool.write(rows.tobytes())
-        self._runs.setdefault(video, []).append((first_row, len(rows), self._spooled))
+        lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records or ()]
+        run = Run(first_row, len(rows), self._spooled, self._records.tell(), [len(line) for line in lines])
+        self._records.writelines(lines)
+        self._runs.setdefault(video, []).append(run)
         self._spooled += len(rows)
 
     def discard(self, video: int) -> None:
@@ -191,6 +226,7 @@ class ShardWriter:
         offsets = np.cumsum([0, *(video.rows for video in videos)], dtype=np.int64)
         self._write_arrays(videos, offsets)
         self._spool.close()
+        self._records.close()
         files = {}
         for path in sorted(self._folder.rglob("*")):
             if path.is_file():
@@ -205,10 +241,13 @@ class ShardWriter:
 
     def _check(self, videos: list[VideoStatus]) -> None:
         for number, video in enumerate(videos):
-            runs = sorted(self._runs.get(number, []))
-            ends = [0, *(first + rows for first, rows, _ in runs)]
-            if [first for first, _, _ in runs] != ends[:-1] or ends[-1] != video.rows:
+            runs = self._ordered(number)
+            ends = [0, *(run.first + run.rows for run in runs)]
+            if [run.first for run in runs] != ends[:-1] or ends[-1] != video.rows:
                 raise StoreError(f"{self._folder}: rows of video {video.id!r} are missing or double")
+
+    def _ordered(self, video: int) -> list[Run]:
+        return sorted(self._runs.get(video, ()), key=lambda run: run.first)
 
     def _write_arrays(self, videos: list[VideoStatus], offsets: np.ndarray) -> None:
         group = zarr.open_group(self._folder, mode="w")
@@ -222,6 +261,19 @@ class ShardWriter:
             times[first : first + len(block)] = block["times"]
         _create(group, TIMES, times.shape, times.dtype)[:] = times
         _create(group, OFFSETS, offsets.shape, offsets.dtype)[:] = offsets
+        if self._expert.has_records:
+            self._write_records(group, [run for number in range(len(videos)) for run in self._ordered(number)])
+
+    def _write_records(self, group: zarr.Group, runs: list[Run]) -> None:
+        ends = np.cumsum([0, *(size for run in runs for size in run.record_sizes)], dtype=np.int64)
+        _create(group, RECORD_OFFSETS, ends.shape, ends.dtype)[:] = ends
+        records = _create(group, RECORDS, (int(ends[-1]),), np.dtype(np.uint8))
+        place = 0
+        for run in runs:
+            self._records.seek(run.record_place)
+            content = self._records.read(sum(run.record_sizes))
+            records[place : place + len(content)] = np.frombuffer(content, np.uint8)
+            place += len(content)
 
     def _read(self, videos: list[VideoStatus], offsets: np.ndarray, first: int, stop: int) -> np.ndarray:
         """Rows first..stop - 1 of the shard, gathered from the spool."""
@@ -230,16 +282,22 @@ class ShardWriter:
             begin = int(offsets[number])
             if begin >= stop:
                 break
-            for row, rows, place in self._runs.get(number, ()):
-                low, high = max(first, begin + row), min(stop, begin + row + rows)
+            for run in self._runs.get(number, ()):
+                low, high = max(first, begin + run.first), min(stop, begin + run.first + run.rows)
                 if low < high:
-                    self._spool.seek((place + low - begin - row) * self._row.itemsize)
+                    self._spool.seek((run.place + low - begin - run.first) * self._row.itemsize)
                     content = self._spool.read((high - low) * self._row.itemsize)
                     block[low - first : high - first] = np.frombuffer(content, self._row)
             here = slice(max(first, begin) - first, min(stop, int(offsets[number + 1])) - first)
             # no row covers what lies behind the video's end
             np.minimum(block["times"][here], videos[number].seconds, out=block["times"][here])
         return block
+
+
+def read_records(group: zarr.Group, first: int, stop: int) -> list[dict[str, Any]]:
+    """The records of rows first..stop - 1 of a shard."""
+    ends = group[RECORD_OFFSETS][first : stop + 1]
+    return split_records(group[RECORDS][ends[0] : ends[-1]], ends)
 
 
 def read_plan(path: Path) -> ShardPlan:

@@ -65,15 +65,19 @@ def configure(experts: Iterable[Expert], options: Mapping[str, Mapping[str, Any]
             if option not in known or option in ("model", "alias"):
                 choice = ", ".join(name for name in known if name not in ("model", "alias")) or "none"
                 raise ExpertError(f"{expert.name} has no option {option!r}; its options: {choice}")
-        typed = {option: _number(value, known[option], f"{expert.name}.{option}") for option, value in changes.items()}
+        typed = {option: _typed(value, known[option], f"{expert.name}.{option}") for option, value in changes.items()}
         configured.append(replace(expert, **typed))  # type: ignore[type-var]
     if unused:
         raise ExpertError(f"options for {', '.join(unused)}, which {'is' if len(unused) == 1 else 'are'} not extracted")
     return configured
 
 
-def _number(value: Any, kind: Any, option: str) -> float:
-    """An option's value, a number or the text of one, as the type that its field has."""
+def _typed(value: Any, kind: Any, option: str) -> float | str:
+    """An option's value as the type that its field has; a number may be written as text."""
+    if kind == "str":
+        if isinstance(value, str):
+            return value
+        raise ExpertError(f"{option} is {value!r}; it must be text")
     try:
         number = float(value)
         if kind != "int":

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from huggingface_hub import get_session
 from torch import nn
 
-from extractors.spec import Expert, ExpertError, Network, WeightsFile
+from extractors.spec import Expert, ExpertError, Finder, Network, WeightsFile
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -31,7 +33,7 @@ class Loaded:
     pretrained ones only: a random draw may differ in the last bit from one processor to the next).
     """
 
-    network: Network
+    network: Network | Finder
     source: str
     sha256: str | None
 
@@ -80,15 +82,23 @@ def find_file(file: WeightsFile, folder: Path, fetch: bool) -> Path:
     return path
 
 
-def load_published(network: nn.Module, file: WeightsFile, folder: Path, fetch: bool) -> None:
+def load_published(
+    network: nn.Module,
+    file: WeightsFile,
+    folder: Path,
+    fetch: bool,
+    rename: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> None:
     """Fill a network with a published state dict from `folder`, downloaded there first if `fetch`.
 
-    Pickles are read with `weights_only`, so a file can carry nothing but tensors. Raises WeightsError.
+    Pickles are read with `weights_only`, so a file can carry nothing but tensors. `rename` makes the
+    network's state dict of the published one. Raises WeightsError.
     """
     path = find_file(file, folder, fetch)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state.get("state_dict", state))
+        state = state.get("state_dict", state)
+        network.load_state_dict(rename(state) if rename else state)
     except UnpicklingError as error:  # whose message says how to run what the file carries
         raise unreadable(path, file, "it is damaged, or carries other things than tensors") from error
     except Exception as error:  # whatever else a damaged or hostile file sets off

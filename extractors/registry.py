@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+import torch
+
 from extractors.appearance import TIMM_PREFIX, TimmExpert
 from extractors.audio import VGGish
+from extractors.face import Face
 from extractors.motion import S3D
 from extractors.spec import Expert, ExpertError
 
@@ -20,13 +23,14 @@ EXPERTS: dict[str, Expert] = {
         TimmExpert("legacy_senet154.in1k", alias="senet154"),
         S3D(),
         VGGish(),
+        Face(),
     )
 }
 
 PRESETS: dict[str, tuple[Expert, ...]] = {
     "dual-encoding": (EXPERTS["resnet152"], EXPERTS["resnext101"]),
     "hanet": (EXPERTS["resnet152"],),
-    "demo": (TimmExpert("resnet18.tv_in1k"), S3D(resize=128, crop=112), VGGish()),  # for two CPU cores
+    "demo": (TimmExpert("resnet18.tv_in1k"), S3D(resize=128, crop=112), VGGish(), Face(every=1)),  # for two CPU cores
 }
 
 
@@ -52,6 +56,12 @@ def find_preset(name: str, options: Mapping[str, Mapping[str, Any]] | None = Non
     if name not in PRESETS:
         raise ExpertError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
     return configure(PRESETS[name], options or {})
+
+
+def dimension(expert: Expert) -> int:
+    """How many numbers a feature row of an expert has; its network is built for that, without parameters."""
+    with torch.device("meta"):
+        return expert.random().dim
 
 
 def configure(experts: Iterable[Expert], options: Mapping[str, Mapping[str, Any]]) -> list[Expert]:

@@ -42,13 +42,15 @@ class Audio:
     """Windows of mono sound at `rate` Hz: `window` seconds long, one every `hop` seconds.
 
     `context` more seconds come along for transforms that look past the window's end. Only whole
-    windows count, but a track shorter than one gives one all the same, filled up with silence.
+    windows count, but a track shorter than one gives one all the same, filled up with silence. With
+    `rest`, what is left at the end makes a last window, as short as it is.
     """
 
     rate: int = 16_000
     window: float = 0.96
     hop: float = 0.96
     context: float = 0.0
+    rest: bool = False
 
     def __str__(self) -> str:
         return f"{self.window:g} s of sound, every {self.hop:g} s"

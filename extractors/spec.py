@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,6 +60,64 @@ class Network(nn.Module):
         raise TypeError(f"{type(self).__name__} does not look at frames")
 
 
+@dataclass(frozen=True)
+class TimedSample:
+    """A prepared frame or a window of sound, and the seconds that it covers."""
+
+    data: Tensor
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found in a video, which makes one feature row.
+
+    `feature` (dim,) float32; from `start` to `end` seconds; `record` says what it is, in plain data.
+    """
+
+    feature: np.ndarray
+    start: float
+    end: float
+    record: dict[str, Any]
+
+
+class Watch(Protocol):
+    """Looks at the samples of one video, in their order, and tells what it finds."""
+
+    def look(self, samples: Sequence[TimedSample]) -> list[Finding]:
+        """What is certain to be found after these samples, at least one and at most as many as `group` says."""
+
+    def finish(self) -> list[Finding]:
+        """The rest, when there are no more samples."""
+
+
+class Finder(nn.Module):
+    """A loaded expert that finds any number of things in a sample: words, faces.
+
+    It computes in float32 whatever the precision of other networks. A video's findings depend on that
+    video alone.
+    """
+
+    dim: int
+
+    def prepare(self, frame: np.ndarray, device: torch.device) -> Tensor:
+        """One decoded frame, (H, W, 3) RGB uint8 with square pixels -> what `look` gets; by default as it is."""
+        return torch.from_numpy(frame)
+
+    def group(self, sample: Tensor) -> int:
+        """How many samples like this one to look at at once."""
+        raise NotImplementedError
+
+    def watch(self) -> Watch:
+        """Begin a video."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
 def channels_last(module: nn.Module) -> nn.Module:
     """Lay out 4-d parameters channels last, which convolves 1.3 to 2 times faster on a CPU."""
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -79,10 +138,10 @@ class Expert(Protocol):
     def preprocessing(self) -> dict[str, Any]:
         """What happens to a sample before the network sees it, as plain data."""
 
-    def random(self) -> Network:
+    def random(self) -> Network | Finder:
         """The network with fresh parameters, drawn from torch's current random state."""
 
-    def pretrained(self, folder: Path, fetch: bool) -> Network:
+    def pretrained(self, folder: Path, fetch: bool) -> Network | Finder:
         """The network with the published parameters, from `folder`, put there first if `fetch`.
 
         Raises WeightsError saying which file is missing and where it comes from.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +13,31 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub import get_session
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from torch import nn
 
+from extractors.download import DownloadError, download, file_digest, knock, locked, settle
 from extractors.spec import Expert, ExpertError, Finder, Network, WeightsFile
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
-PATIENCE = 20  # seconds for a server's first answer
+DIGESTS = "SHA256SUMS"  # in a folder of weights: digests of fetched files, as sha256sum writes and checks them
+HUB_FILE = "model.safetensors"  # what a repository of the hub calls its parameters
 
 
 class WeightsError(ExpertError):
     """Parameters that cannot be had; the message names the file, its source and what to do."""
+
+
+class WeightsMissing(WeightsError):
+    """A file of parameters that is not there and could not be fetched."""
+
+
+@dataclass(frozen=True)
+class HubFile(WeightsFile):
+    """Parameters that a repository of the Hugging Face hub holds; `url` is its page there."""
+
+    repository: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("REELCACHE_CACHE", "~/.cache/reelcache")).expanduser() / "weights"
 
 
+def weights_folder() -> Path:
+    """Where pretrained weights are looked for: in $REELCACHE_WEIGHTS if that is set, else in the cache."""
+    given = os.environ.get("REELCACHE_WEIGHTS")
+    return Path(given) if given else cache_folder()
+
+
 def load_expert(expert: Expert, weights: str = PRETRAINED, seed: int = 0) -> Loaded:
     """Build an expert's network with the parameters `weights` asks for.
 
@@ -54,32 +75,112 @@ def load_expert(expert: Expert, weights: str = PRETRAINED, seed: int = 0) -> Loa
             torch.default_generator.manual_seed(seed)
             network = expert.random()
         return Loaded(network.eval(), f"{RANDOM}:{seed}", None)
-    folder = weights if weights != PRETRAINED else os.environ.get("REELCACHE_WEIGHTS") or None
-    if folder is None:
-        network = expert.pretrained(cache_folder(), fetch=True).eval()
-    elif folder and Path(folder).is_dir():
-        network = expert.pretrained(Path(folder), fetch=False).eval()
-    else:
-        raise WeightsError(f"--weights {folder}: neither pretrained, random nor an existing folder")
+    fetch = weights == PRETRAINED and not os.environ.get("REELCACHE_WEIGHTS")
+    folder = weights_folder() if weights == PRETRAINED else Path(weights)
+    if not fetch and not (weights and folder.is_dir()):
+        raise WeightsError(f"--weights {weights and folder}: neither pretrained, random nor an existing folder")
+    try:
+        network = expert.pretrained(folder, fetch).eval()
+    except WeightsMissing as error:
+        raise WeightsMissing(f"{error}\n{how_to_get(expert, folder, fetch)}") from error
     return Loaded(network, expert.weights.source, state_digest(network))
 
 
 def find_file(file: WeightsFile, folder: Path, fetch: bool) -> Path:
-    """Where a published file is in `folder`, downloaded there first if it is not and `fetch`. Raises WeightsError.
+    """Where a published file is in `folder`, fetched there first if it is not and `fetch`. Raises WeightsError.
 
-    A download must have the digest that its publisher tells.
+    A file that torch's own cache holds is used from there. Whatever is fetched, or was before, must have
+    its digest, which is computed each time: 0.7 s a GB, no more than loading it. Without `fetch` the
+    folder is the user's, and its files are taken as they are; `verify_weights` checks those.
     """
+    if path := present(file, folder):
+        if fetch and (damage := fault(file, path, folder)):
+            raise unreadable(path, file, damage)
+        return path
+    if not fetch:
+        raise missing(file, folder, "it is not there")
+    if (path := torch_copy(file)) and not fault(file, path, folder):
+        return path
+    try:
+        if isinstance(file, HubFile):
+            path = fetch_from_hub(file, folder)
+            if damage := fault(file, path, folder):
+                path.resolve().unlink()
+                raise DownloadError(f"{damage}. It was deleted")
+            return path
+        digest = download(file.url, folder / file.name, file.sha256)
+        if not file.sha256:
+            note_digest(folder, file.name, digest)
+        return folder / file.name
+    except Exception as error:  # clients raise types of many libraries; all mean: no weights
+        kind = "" if isinstance(error, DownloadError) else f"{type(error).__name__}: "
+        raise missing(file, folder, f"{kind}{error}") from error
+
+
+def present(file: WeightsFile, folder: Path) -> Path | None:
+    """Where a file is in a folder of weights: under its own name, or where the hub's client keeps it."""
+    if Path(file.name).name != file.name or file.name in ("", ".", ".."):
+        raise WeightsError(f"{file.name!r} is no name of a file of weights")
     path = folder / file.name
-    if not path.exists():
-        if not fetch:
-            raise missing(file, folder, "it is not there")
-        try:
-            knock(file.url)
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(file.url, str(path), hash_prefix=file.sha256)
-        except Exception as error:  # clients raise types of many libraries; all mean: no weights
-            raise missing(file, folder, f"{type(error).__name__}: {error}") from error
-    return path
+    if path.exists():
+        return path
+    if isinstance(file, HubFile) and file.repository:
+        repository, _, revision = file.repository.partition("@")
+        kept = try_to_load_from_cache(repository, HUB_FILE, cache_dir=folder, revision=revision or None)
+        return Path(kept) if isinstance(kept, str) else None
+    return None
+
+
+def torch_copy(file: WeightsFile) -> Path | None:
+    """The file in the folder where torch.hub, and so most other tools, keep what they downloaded."""
+    path = Path(torch.hub.get_dir(), "checkpoints", file.name)
+    return path if file.sha256 and path.exists() else None
+
+
+def fetch_from_hub(file: HubFile, folder: Path) -> Path:
+    """Have the hub's own client fetch a file, which resumes, tries again and locks by itself."""
+    if not file.repository:
+        raise DownloadError("nobody has published it")
+    repository, _, revision = file.repository.partition("@")
+    endpoint = file.url.removesuffix(f"/{file.repository}")
+    knock(file.url)
+    return Path(hf_hub_download(repository, HUB_FILE, revision=revision or None, cache_dir=folder, endpoint=endpoint))
+
+
+def known_digest(file: WeightsFile, path: Path, folder: Path) -> str:
+    """The digest that a file must have, or its beginning; "" if none is known.
+
+    It is the table's, the hub's, whose client names files by their digests, or the one noted in `folder`.
+    """
+    blob = path.resolve().name
+    if path.name == HUB_FILE and re.fullmatch("[0-9a-f]{64}", blob):
+        return blob
+    noted = noted_digests(folder).get(path.name, "")
+    return noted if noted.startswith(file.sha256) else file.sha256
+
+
+def fault(file: WeightsFile, path: Path, folder: Path) -> str:
+    """What is wrong with a file's content, "" if nothing is or could be known."""
+    known = known_digest(file, path, folder)
+    if known and not (digest := file_digest(path)).startswith(known):
+        return f"it is damaged or another file: its SHA-256 begins with {digest[: len(known)]}, not with {known}"
+    return ""
+
+
+def noted_digests(folder: Path) -> dict[str, str]:
+    """The digests that a folder of weights notes of its files, by their names."""
+    notes = folder / DIGESTS
+    lines = notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []
+    return {match[2]: match[1] for line in lines if (match := re.fullmatch(r"([0-9a-f]{64}) [ *]([^/]+)", line))}
+
+
+def note_digest(folder: Path, name: str, digest: str) -> None:
+    """Note a file's digest in its folder, so that damage can be told from then on."""
+    with locked(folder / DIGESTS):
+        noted = {**noted_digests(folder), name: digest}
+        part = folder / f"{DIGESTS}.part"
+        part.write_text("".join(f"{noted[name]}  {name}\n" for name in sorted(noted)), encoding="utf-8")
+        settle(part, folder / DIGESTS)
 
 
 def load_published(
@@ -105,23 +206,27 @@ def load_published(
         raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
 
 
-def knock(url: str) -> None:
-    """Raise soon if nobody answers at `url`; the clients that download only do so after minutes of trying."""
-    get_session().head(url, timeout=PATIENCE)
-
-
-def missing(file: WeightsFile, folder: Path, reason: str) -> WeightsError:
+def missing(file: WeightsFile, folder: Path, reason: str) -> WeightsMissing:
     """The error for parameters that could not be had."""
     source = f"They are published at {file.url}." if file.url else "None are known to be published."
-    return WeightsError(
-        f"pretrained weights {file.name} could not be had: {reason}\n"
-        f"{source} Put the file into {folder}, or into any folder and pass --weights FOLDER. "
+    return WeightsMissing(f"pretrained weights {file.name} could not be had for {folder}: {reason}\n{source}")
+
+
+def how_to_get(expert: Expert, folder: Path, fetch: bool) -> str:
+    """What a user can do who lacks an expert's parameters."""
+    command = f"reelcache weights fetch {shlex.quote(expert.name)}"
+    here = f"{command} tries again" if fetch else f"{command} --to {shlex.quote(str(folder))} puts them there"
+    return (
+        f"With network access, {here}.\n"
+        f"Without, run {command} --to FOLDER on a machine that has it, copy FOLDER, and pass --weights FOLDER "
+        "or set REELCACHE_WEIGHTS=FOLDER.\n"
         "To run without them, say --weights random; the store then records that its features mean nothing."
     )
 
 
 def unreadable(path: Path, file: WeightsFile, reason: str) -> WeightsError:
     """The error for a file that does not hold the parameters it should."""
+    path = path.resolve() if path.is_symlink() else path  # the hub's client makes links anew
     return WeightsError(
         f"{path} cannot be used: {reason}\n"
         f"Put the one from {file.url or 'its publisher'} in its place, or delete it to have it fetched."

@@ -44,10 +44,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """How far a store is."""
+    """How far a store is. `decodes` counts the times that videos were decoded for what is in it."""
 
     videos: int
     shards: int
+    decodes: int
     experts: dict[str, ExpertSummary]
     failures: tuple[Failure, ...]
 
@@ -57,6 +58,7 @@ def summarize(path: str | Path) -> StoreSummary:
     store = FeatureStore(path)
     experts = {}
     failures: list[Failure] = []
+    passes: dict[tuple[int, str], int] = {}  # over a shard's videos -> how many of them it decoded
     for name, info in store.experts.items():
         counts: Counter[str] = Counter()
         rows, seconds, size = 0, 0.0, 0
@@ -67,6 +69,8 @@ def summarize(path: str | Path) -> StoreSummary:
             folder = store.path / node_name(name) / shard_name(record.shard)
             size += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             failures += _failures(name, record.videos)
+            if "pass" in record.run:
+                passes[record.shard, record.run["pass"]] = record.run["decoded"]
         experts[name] = ExpertSummary(
             kind=info.kind,
             dim=info.dim,
@@ -81,7 +85,7 @@ def summarize(path: str | Path) -> StoreSummary:
             seconds=seconds,
             bytes=size,
         )
-    return StoreSummary(store.plan.videos, len(store.plan), experts, tuple(failures))
+    return StoreSummary(store.plan.videos, len(store.plan), sum(passes.values()), experts, tuple(failures))
 
 
 def _failures(expert: str, videos: tuple[VideoStatus, ...]) -> Iterator[Failure]:
@@ -92,15 +96,17 @@ def _failures(expert: str, videos: tuple[VideoStatus, ...]) -> Iterator[Failure]
 
 @dataclass(frozen=True)
 class VideoSummary:
-    """One video in one expert: how it went, its row times, and the L2 norm of every row."""
+    """One video in one expert: how it went, its row times, the L2 norm of every row, and what rows are about."""
 
     status: VideoStatus
     times: np.ndarray  # (T, 2) seconds
     norms: np.ndarray  # (T,)
+    records: list[dict[str, Any]] | None = None
 
     def document(self) -> dict[str, Any]:
         """The same as plain data."""
-        return {**asdict(self.status), "times": self.times.tolist(), "norms": [float(norm) for norm in self.norms]}
+        rows = {"times": self.times.tolist(), "norms": [float(norm) for norm in self.norms]}
+        return {**asdict(self.status), **rows, **({} if self.records is None else {"records": self.records})}
 
 
 def inspect_video(path: str | Path, video: str) -> dict[str, VideoSummary | None]:
@@ -111,7 +117,8 @@ def inspect_video(path: str | Path, video: str) -> dict[str, VideoSummary | None
         if video in store[name]:
             features = store[name].read(video)
             norms = np.linalg.norm(features.values, axis=1)
-            found[name] = VideoSummary(features.status, features.times, norms)
+            records = store[name].records(video) if store.experts[name].identity.get("records") else None
+            found[name] = VideoSummary(features.status, features.times, norms, records)
     if not any(found.values()):
         raise unknown_video(store.path, video, {known for name in store.experts for known in store[name]})
     return found

@@ -8,12 +8,13 @@ way whoever shares its batch, and a resumed run gives the bytes of an unbroken o
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Generic, TypeVar, cast
 
@@ -21,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extractors import Network, Sampling
+from extractors import Finder, Finding, Network, Sampling, TimedSample, Watch
 from feature_store import VideoStatus
 from pipeline.sampling import Ended, Request, Sample, sample_video
-from pipeline.shards import ShardTask
+from pipeline.shards import Rows, ShardTask
 
 SHARDS_AHEAD = 3  # shards begun and not yet written, beside the one each worker may be at
 SAMPLES_WAITING = 8  # a worker, between decoding and the network
@@ -42,7 +43,7 @@ class RunningExpert:
 
     name: str
     samples: Sampling
-    network: Network
+    network: Network | Finder
     batch_size: int
 
 
@@ -116,6 +117,16 @@ class Heard:
     item: Sample | Ended
 
 
+@dataclass
+class Watched:
+    """A video that a finder looks at: samples that wait to be looked at together, and the rows found so far."""
+
+    watch: Watch
+    waiting: list[TimedSample] = field(default_factory=list)
+    rows: int = 0
+    fault: str | None = None
+
+
 class Stopped(Exception):
     """Raised inside stages when the run has ended for another reason."""
 
@@ -139,11 +150,12 @@ class Engine:
         self._workers, self._decoder = workers, decoder
         self._run_info, self._meter = run_info, meter
         self._heard: queue.Queue[Heard | BaseException | None] = queue.Queue(workers * SAMPLES_WAITING)
-        self._to_write: queue.Queue[tuple[np.ndarray, list[Heard]] | ShardTask | None] = queue.Queue(BLOCKS_WAITING)
+        self._to_write: queue.Queue[tuple[ShardTask, Rows] | ShardTask | None] = queue.Queue(BLOCKS_WAITING)
         self._stop = threading.Event()
         self._slots = threading.Semaphore(workers + SHARDS_AHEAD)
         self._waiting: dict[str, list[Heard]] = {name: [] for name in self._experts}
         self._in_flight: deque[tuple[Tensor, list[Heard]]] = deque()
+        self._watched: dict[tuple[str, ShardTask, int], Watched] = {}
         self._write_error: BaseException | None = None
 
     def run(self, tasks: Iterable[ShardTask]) -> None:
@@ -219,15 +231,19 @@ class Engine:
                 working -= 1
             elif isinstance(heard, BaseException):
                 raise heard
-            elif isinstance(heard.item, Sample):
+            elif isinstance(heard.item, Ended):
+                heard.task.end(heard.item.expert, heard.number, self._end(heard, heard.item))
+                if heard.task.ended:
+                    self._complete(heard.task)
+            elif isinstance(self._experts[heard.item.expert].network, Finder):
+                self._watch(heard, heard.item)
+            else:
                 waiting = self._waiting[heard.item.expert]
                 waiting.append(heard)
                 if len(waiting) == self._experts[heard.item.expert].batch_size:
                     self._forward(heard.item.expert)
-            else:
-                heard.task.end(heard.item.expert, heard.number, heard.item.status)
-                if heard.task.ended:
-                    self._complete(heard.task)
+
+    # Experts with a row a sample.
 
     def _forward(self, name: str) -> None:
         expert = self._experts[name]
@@ -247,7 +263,48 @@ class Engine:
             features, batch = self._in_flight.popleft()
             with self._meter.computing.at_work(self._device.type != "cpu"):
                 values = features[: len(batch)].cpu().numpy()
-            self._put(self._to_write, (values, batch))
+            for task, rows in _scatter(values, batch):
+                self._put(self._to_write, (task, rows))
+
+    # Experts that find things, which look at each video by itself.
+
+    def _watch(self, heard: Heard, sample: Sample) -> None:
+        finder = cast(Finder, self._experts[sample.expert].network)
+        watched = self._watched.setdefault((sample.expert, heard.task, heard.number), Watched(finder.watch()))
+        watched.waiting.append(TimedSample(sample.data, sample.start, sample.end))
+        if len(watched.waiting) >= finder.group(sample.data):
+            self._look(heard, sample.expert, watched)
+
+    def _look(self, heard: Heard, expert: str, watched: Watched, finish: bool = False) -> None:
+        """Look at what waits. What third parties' code stumbles over in one video is that video's fault."""
+        samples, watched.waiting = watched.waiting, []
+        if watched.fault:
+            return
+        try:
+            with self._meter.computing.at_work(self._device.type != "cpu"), torch.inference_mode():
+                found = watched.watch.look(samples) if samples else []
+                if finish:
+                    found += watched.watch.finish()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            watched.fault = f"{type(error).__name__}: {error}"
+        else:
+            if found:
+                self._put(self._to_write, (heard.task, _rows(expert, heard.number, watched.rows, found)))
+                watched.rows += len(found)
+
+    def _end(self, heard: Heard, ended: Ended) -> VideoStatus:
+        """How the video went, with the rows that were found where those are not the samples."""
+        if not isinstance(self._experts[ended.expert].network, Finder):
+            return ended.status
+        watched = self._watched.pop((ended.expert, heard.task, heard.number), None)
+        if watched is None or ended.status.status not in ("ok", "truncated"):
+            return replace(ended.status, rows=0)
+        self._look(heard, ended.expert, watched, finish=True)
+        if watched.fault:
+            return VideoStatus(ended.status.id, "failed", stage="expert", reason=watched.fault)
+        return replace(ended.status, rows=watched.rows)
 
     def _complete(self, task: ShardTask) -> None:
         """All of a shard is sampled: compute what still waits for a full batch, and have it written."""
@@ -267,10 +324,13 @@ class Engine:
             while (item := self._get(self._to_write)) is not None:
                 with self._meter.writing.at_work():
                     if isinstance(item, ShardTask):
-                        self._meter.count_shard(item.finish(self._run_info))
+                        # Experts that one pass over the videos served carry its name.
+                        served = {"pass": secrets.token_hex(8), "decoded": item.decoded}
+                        self._meter.count_shard(item.finish({**self._run_info, **served}))
                         self._slots.release()
                     else:
-                        _scatter(*item)
+                        task, rows = item
+                        task.append(rows)
         except Stopped:
             pass  # an error elsewhere; the unfinished shards are done anew by the next run
         except BaseException as error:
@@ -310,14 +370,20 @@ class Shared(Generic[T]):
             return next(self._items)
 
 
-def _scatter(features: np.ndarray, batch: list[Heard]) -> None:
-    """Hand the rows of a batch to their shards, a run of rows of one video at a time."""
+def _scatter(features: np.ndarray, batch: list[Heard]) -> Iterator[tuple[ShardTask, Rows]]:
+    """The rows of a batch, a run of rows of one video at a time, each with its shard."""
     for (task, number), run in groupby(enumerate(batch), key=lambda entry: (entry[1].task, entry[1].number)):
         places, heard = zip(*run, strict=True)
         samples = [cast(Sample, one.item) for one in heard]
         times = np.array([(sample.start, sample.end) for sample in samples])
         rows = features[places[0] : places[-1] + 1]
-        task.append(samples[0].expert, number, samples[0].row, rows, times)
+        yield task, Rows(samples[0].expert, number, samples[0].row, rows, times)
+
+
+def _rows(expert: str, number: int, first: int, found: list[Finding]) -> Rows:
+    features = np.stack([finding.feature for finding in found])
+    times = np.array([(finding.start, finding.end) for finding in found])
+    return Rows(expert, number, first, features, times, [finding.record for finding in found])
 
 
 def _verdict(statuses: Iterable[VideoStatus]) -> str:

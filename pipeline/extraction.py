@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from data_manifests import Manifest
-from extractors import Clips, Expert, Loaded, Sampling, find_experts, identity, load_expert
+from extractors import Clips, Expert, Finder, Loaded, Sampling, find_experts, identity, load_expert
 from feature_store import ExpertWriter, ShardPlan, ShardRecord, ShardWriter, StoreWriter, VideoStatus
 from feature_store.layout import COMPLETE, shard_name
 from feature_store.writer import DTYPES
@@ -171,7 +171,8 @@ def provenance(expert: Expert, loaded: Loaded, precision: str, dtype: str) -> di
         "kind": expert.kind,
         **identity(expert),
         "weights": {"source": loaded.source, "sha256": loaded.sha256},
-        "precision": precision,
+        "precision": "fp32" if isinstance(loaded.network, Finder) else precision,
+        **({"records": True} if isinstance(loaded.network, Finder) else {}),
         "dim": loaded.network.dim,
         "dtype": dtype,
     }

@@ -204,6 +204,7 @@ class SoundSampler:
         self._window = round(exact(samples.window) * samples.rate)  # samples
         self._hop = round(exact(samples.hop) * samples.rate)
         self._needed = self._window + round(exact(samples.context) * samples.rate)
+        self._rest = samples.rest
         self._first = 0  # number of the first sample held
         self._held = np.zeros(0, np.float32)
 
@@ -218,7 +219,9 @@ class SoundSampler:
             self._first += self._hop
 
     def finish(self, seconds: Fraction) -> Iterator[Sample]:
-        if self.rows == 0 and len(self._held):
+        if self._rest and len(self._held) > (self._window - self._hop if self.rows else 0):
+            yield self._sample(self._held, len(self._held))  # which the windows before do not cover
+        elif self.rows == 0 and len(self._held):
             padded = np.zeros(self._needed, np.float32)
             padded[: len(self._held)] = self._held
             yield self._sample(padded, min(len(self._held), self._window))

@@ -12,6 +12,18 @@ from data_manifests import Video
 from feature_store import ShardWriter, VideoStatus
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of video `number` of a shard, from `first` on: features (rows, dim), times (rows, 2) in seconds."""
+
+    expert: str
+    number: int
+    first: int
+    features: np.ndarray
+    times: np.ndarray
+    records: Sequence[Mapping[str, Any]] | None = None
+
+
 @dataclass(eq=False)
 class ShardTask:
     """One shard to be done, with a writer for every expert that lacks it, or lacks videos of it.
@@ -33,13 +45,19 @@ class ShardTask:
         """The experts for which video `number` is to be done."""
         return [expert for expert in self.writers if (expert, number) not in self.kept]
 
-    def append(self, expert: str, number: int, first_row: int, features: np.ndarray, times: np.ndarray) -> None:
-        """Add rows of video `number`; a video with features that cannot be stored fails as a whole."""
-        reason = _unfit(features, self.writers[expert].dtype)
+    @property
+    def decoded(self) -> int:
+        """How many of the videos are decoded for this."""
+        return sum(bool(self.wanted(number)) for number in range(len(self.videos)))
+
+    def append(self, rows: Rows) -> None:
+        """Add rows of a video; a video with features that cannot be stored fails as a whole."""
+        writer = self.writers[rows.expert]
+        reason = _unfit(rows.features, writer.dtype)
         if reason:
-            self._unfit.setdefault((expert, number), reason)
+            self._unfit.setdefault((rows.expert, rows.number), reason)
         else:
-            self.writers[expert].append(number, first_row, features, times)
+            writer.append(rows.number, rows.first, rows.features, rows.times, rows.records)
 
     def end(self, expert: str, number: int, status: VideoStatus) -> None:
         """Say how sampling a video ended; its last rows may still be on their way."""

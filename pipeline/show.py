@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from extractors import Expert, FetchedFile, ListedFile, WeightsVerdict
     from feature_store.survey import ExpertDifference, StoreSummary, VideoSummary
     from feature_store.verify import Verdict
     from pipeline.extraction import Summary
@@ -19,11 +21,17 @@ if TYPE_CHECKING:
 FAILURES_SHOWN = 20
 REASONS_SHOWN = 10
 ROWS_SHOWN = 12
+HIDDEN = ("start", "end", "landmarks")  # of records: shown as times, or too many numbers
 
 
 def plain(text: str) -> Text:
     """Text from outside, e.g. an id or a path: no markup, nothing that steers a terminal."""
     return Text("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))
+
+
+def plain_lines(text: str) -> Text:
+    """Text of several lines from outside."""
+    return Text("\n").join(plain(line) for line in text.split("\n"))
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -64,7 +72,8 @@ def show_summary(console: Console, summary: Summary) -> None:
 
 def show_status(console: Console, summary: StoreSummary, failures: int = FAILURES_SHOWN) -> None:
     """How far a store is."""
-    console.print(f"{summary.videos} videos in {summary.shards} shards", highlight=False)
+    decoded = f"; {summary.decodes} decodes of a video" if summary.decodes else ""
+    console.print(f"{summary.videos} videos in {summary.shards} shards{decoded}", highlight=False)
     states = (">ok", ">trunc.", ">none", ">failed", ">pending")
     experts = table("expert", ">dim", "weights", *states, ">rows", ">hours", ">MB")
     for name, expert in summary.experts.items():
@@ -131,14 +140,21 @@ def show_video(console: Console, video: str, experts: Mapping[str, VideoSummary 
         console.print(plain(f"{name}: {status.status}{note}, {status.rows} rows over {status.seconds:.2f} s"))
         if not status.rows:
             continue
-        rows = table(">row", ">start s", ">end s", ">norm")
+        rows = table(">row", ">start s", ">end s", ">norm", *([] if found.records is None else ["found"]))
         shown = range(status.rows) if status.rows <= ROWS_SHOWN else [*range(ROWS_SHOWN - 2), status.rows - 1]
         for row in shown:
             if row == status.rows - 1 and len(shown) < status.rows:
                 rows.add_row("...", "", "", "")
             start, end = found.times[row]
-            rows.add_row(str(row), f"{start:.3f}", f"{end:.3f}", f"{found.norms[row]:.4g}")
+            about = [] if found.records is None else [plain(_record_text(found.records[row]))]
+            rows.add_row(str(row), f"{start:.3f}", f"{end:.3f}", f"{found.norms[row]:.4g}", *about)
         console.print(rows)
+
+
+def _record_text(record: Mapping[str, Any]) -> str:
+    """A record without its times: what it says first, then the numbers."""
+    parts = (f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in record.items() if key not in HIDDEN)
+    return ", ".join(parts)
 
 
 def show_differences(console: Console, experts: Mapping[str, ExpertDifference | str]) -> None:
@@ -173,3 +189,57 @@ def show_problems(console: Console, problems: Iterable[tuple[str, str]]) -> None
         unreadable.add_row(plain(name), plain(reason))
     if unreadable.row_count:
         console.print(unreadable)
+
+
+def show_experts(
+    console: Console,
+    experts: Iterable[Expert],
+    facts: Iterable[Mapping[str, Any]],
+    presets: Mapping[str, list[str]],
+) -> None:
+    """The experts that can be extracted."""
+    shown = table("expert", "kind", ">dim", "a row is made from", "weights", "license", "cached")
+    for expert, fact in zip(experts, facts, strict=True):
+        cached = "yes" if fact["cached"] else "no"
+        weights = expert.weights
+        row = (expert.kind, str(fact["dim"]), str(expert.samples), weights.source, weights.license, cached)
+        shown.add_row(expert.name, *row)
+    shown.add_row("timm:<model>", "appearance", "", "1 frame every 0.5 s", "the model's own", "the model's own", "")
+    console.print(shown)
+    for name, preset in presets.items():
+        console.print(f"--preset {name}: {', '.join(preset)}", highlight=False)
+
+
+def show_weights(console: Console, folder: str, files: Iterable[ListedFile]) -> None:
+    """The files of weights that are known, and which of them are here."""
+    shown = table("expert", "file", ">MB", "license", "SHA-256", "where", "source")
+    for file in files:
+        size = "?" if file.size is None else f"{file.size / 1e6:.1f}"
+        digest = file.sha256[:8] or "no digest"
+        style = None if file.where == "missing" else "green"
+        row = (file.file, size, file.license, digest, Text(file.where, style=style or ""), file.source)
+        shown.add_row(file.expert, *row)
+    console.print(shown)
+    console.print(plain(f"folder: {folder}"))
+
+
+def show_fetched(console: Console, errors: Console, file: FetchedFile) -> None:
+    """A file that was asked for, as soon as it is there or cannot be had."""
+    if file.problem:
+        errors.print(plain_lines(f"{file.expert}: {file.problem}"), style="red", soft_wrap=True)
+    else:
+        console.print(plain(f"{file.expert}: {file.path} (license: {file.license})"), soft_wrap=True)
+
+
+def show_weights_verdict(console: Console, verdict: WeightsVerdict) -> None:
+    """What a check of a folder of weights found."""
+    damaged = table("damaged file", "what is wrong")
+    for file in verdict.damaged:
+        damaged.add_row(plain(file.file), plain(file.reason))
+    if damaged.row_count:
+        console.print(damaged)
+        console.print("Delete them, and fetch or copy them again: reelcache weights fetch EXPERT")
+    for name in verdict.no_digest:
+        console.print(plain(f"{name}: nobody tells its digest, so it could not be checked"))
+    checked = len(verdict.sound) + len(verdict.damaged)
+    console.print(plain(f"{verdict.folder}: {checked} files checked, {len(verdict.damaged)} damaged"))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
 from timm.data import resolve_data_config
 from torch import Tensor
@@ -20,9 +21,10 @@ from torch import Tensor
 from extractors.images import Normalize, center_crop, resize_antialiased, short_side
 from extractors.sampling import Frames
 from extractors.spec import ExpertError, Network, Weights, WeightsFile, channels_last
-from extractors.weights import knock, missing, unreadable
+from extractors.weights import HubFile, find_file, unreadable
 
 TIMM_PREFIX = "timm:"
+DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8})[0-9a-f]*\.[a-z.]+$")  # torch's custom: resnet18-5c106cde.pth
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,17 @@ class TimmExpert:
 
     @property
     def weights(self) -> Weights:
+        """Those on the hub; of a model that is not there, what timm has an address of."""
         cfg = self.cfg
-        return Weights(
-            files=(
-                WeightsFile(
-                    f"{self.model}.safetensors", f"{ENDPOINT}/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url or ""
-                ),
-            ),
-            license=cfg.license or "see the model's page",
-            paper=cfg.paper_name or "see the model's page",
-        )
+        file: WeightsFile
+        if cfg.hf_hub_id or not cfg.url:
+            url = f"{ENDPOINT}/{cfg.hf_hub_id}" if cfg.hf_hub_id else ""
+            file = HubFile(f"{self.model}.safetensors", url, repository=cfg.hf_hub_id or "")
+        else:
+            name = cfg.url.rpartition("/")[2]
+            digest = DIGEST_IN_NAME.search(name)
+            file = WeightsFile(name, cfg.url, sha256=digest[1] if digest else "")
+        return Weights((file,), cfg.license or "see the model's page", cfg.paper_name or "see the model's page")
 
     @cached_property
     def cfg(self) -> Any:
@@ -94,33 +97,20 @@ class TimmExpert:
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
         [published] = self.weights.files
-        file = self._file(folder)
-        if file:
-            how: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(file), "custom_load": False}}
-        elif fetch:
-            how = {"cache_dir": folder}
-        else:
-            raise missing(published, folder, "it is not there")
+        named = folder / f"{self.model}.safetensors"
+        converted = named.name != published.name and named.exists()
+        file = named if converted else find_file(published, folder, fetch)
         try:
-            if not file and published.url:
-                knock(published.url)
             # With its classifier: without one, timm takes a file that lacks parameters and leaves them random.
-            model = timm.create_model(self.model, pretrained=True, **how)
-        except Exception as error:  # hub clients raise types of many libraries; all mean: no weights
-            reason = f"{type(error).__name__}: {error}"
-            raise (unreadable(file, published, reason) if file else missing(published, folder, reason)) from error
+            overlay = {"file": str(file), "custom_load": False}
+            model = timm.create_model(self.model, pretrained=True, pretrained_cfg_overlay=overlay)
+        except UnpicklingError as error:  # whose message says how to run what the file carries
+            raise unreadable(file, published, "it is damaged, or carries other things than tensors") from error
+        except Exception as error:  # whatever else a damaged or hostile file sets off
+            raise unreadable(file, published, f"{type(error).__name__}: {error}") from error
         if self.cfg.num_classes:
             model.reset_classifier(0)
         return TimmNetwork(model, **self.preprocessing())
-
-    def _file(self, folder: Path) -> Path | None:
-        """The file of weights in `folder`, by its name in the table or where the hub's client keeps it."""
-        file = folder / self.weights.files[0].name
-        if file.exists():
-            return file
-        hub = self.cfg.hf_hub_id
-        fetched = hub and try_to_load_from_cache(hub, "model.safetensors", cache_dir=folder)
-        return Path(fetched) if isinstance(fetched, str) else None
 
 
 class TimmNetwork(Network):

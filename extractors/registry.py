@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -60,7 +61,8 @@ def find_preset(name: str, options: Mapping[str, Mapping[str, Any]] | None = Non
 
 def dimension(expert: Expert) -> int:
     """How many numbers a feature row of an expert has; its network is built for that, without parameters."""
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
         return expert.random().dim
 
 

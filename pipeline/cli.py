@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 manifest_app = typer.Typer(help="Make manifests: the list of videos of a corpus.", no_args_is_help=True)
 app.add_typer(manifest_app, name="manifest")
+weights_app = typer.Typer(help="Fetch and check the published parameters of experts.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
 
 WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
@@ -124,34 +126,118 @@ def manifest_build(
     out.print(f"{written} videos, {seconds / 3600:.2f} hours, {len(problems)} unreadable -> {output}", highlight=False)
 
 
+@weights_app.command("list")
+def weights_list(as_json: Json = False) -> None:
+    """List the files of weights of the table, and whether they are here.
+
+    **Example**
+
+        reelcache weights list
+    """
+    with told():
+        from dataclasses import asdict
+
+        from extractors import list_weights, weights_folder
+        from pipeline.show import show_weights
+
+        folder, files = weights_folder(), list_weights()
+    if as_json:
+        print_json({"folder": str(folder), "files": [asdict(file) for file in files]})
+    else:
+        show_weights(out, str(folder), files)
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    experts: Annotated[
+        list[str] | None, typer.Argument(help="Names, also with commas between; see reelcache experts.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A named set of experts.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="A folder to fetch into, to be copied to a machine without network access.")
+    ] = None,
+) -> None:
+    """Fetch published parameters, once: into the cache, or into a folder. A broken download is gone on with.
+
+    A file that cannot be had does not stop the others; the command then exits with 1.
+
+    **Examples**
+
+        reelcache weights fetch resnet152 s3d vggish
+
+        reelcache weights fetch --preset dual-encoding --to weights/     # then, there: --weights weights/
+    """
+    with told():
+        from extractors import ExpertError, fetch_weights, find_experts, find_preset
+        from pipeline.show import show_fetched
+
+        names = [name.strip() for word in experts or () for name in word.split(",") if name.strip()]
+        if not (names or preset):
+            raise ExpertError("say which experts: NAME NAME or --preset NAME")
+        chosen = [*find_experts(names), *(find_preset(preset) if preset else ())]
+        fetched = fetch_weights(chosen, to, tell=lambda file: show_fetched(out, err, file))
+    if any(file.problem for file in fetched):
+        raise typer.Exit(1)
+    if to:
+        out.print(f"Copy {to} and pass it as --weights, or set REELCACHE_WEIGHTS to it.", highlight=False, markup=False)
+
+
+@weights_app.command("verify")
+def weights_verify(
+    folder: Annotated[Path | None, typer.Argument(help="[default: where pretrained weights are looked for]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check the files of weights in a folder against their digests. Exits with 1 if any is damaged.
+
+    **Example**
+
+        reelcache weights verify weights/
+    """
+    with told():
+        from dataclasses import asdict
+
+        from extractors import verify_weights
+        from pipeline.show import show_weights_verdict
+
+        verdict = verify_weights(folder)
+    if as_json:
+        print_json(asdict(verdict))
+    else:
+        show_weights_verdict(out, verdict)
+    if verdict.damaged:
+        raise typer.Exit(1)
+
+
 @app.command()
 def experts(as_json: Json = False) -> None:
-    """List the experts that can be extracted.
+    """List the experts that can be extracted, and whether their weights are here.
 
     **Example**
 
         reelcache experts
     """
-    from dataclasses import asdict
+    with told():
+        from dataclasses import asdict
 
-    from extractors import EXPERTS, PRESETS
-    from pipeline.show import table
+        from extractors import EXPERTS, PRESETS, dimension, is_cached
+        from pipeline.show import show_experts
 
-    if as_json:
         listed = [
-            {"name": expert.name, "kind": expert.kind, "sampling": asdict(expert.samples), **asdict(expert.weights)}
+            {
+                "name": expert.name,
+                "kind": expert.kind,
+                "dim": dimension(expert),
+                "sampling": asdict(expert.samples),
+                "cached": is_cached(expert),
+                **asdict(expert.weights),
+            }
             for expert in EXPERTS.values()
         ]
-        print_json({"experts": listed, "presets": {name: [e.name for e in preset] for name, preset in PRESETS.items()}})
-        return
-    shown = table("expert", "kind", "a row is made from", "weights", "license")
-    for expert in EXPERTS.values():
-        weights = expert.weights
-        shown.add_row(expert.name, expert.kind, str(expert.samples), weights.source, weights.license)
-    shown.add_row("timm:<model>", "appearance", "1 frame every 0.5 s", "the model's own", "the model's own")
-    out.print(shown)
-    for name, preset in PRESETS.items():
-        out.print(f"--preset {name}: {', '.join(expert.name for expert in preset)}", highlight=False)
+        presets = {name: [expert.name for expert in preset] for name, preset in PRESETS.items()}
+        if as_json:
+            print_json({"experts": listed, "presets": presets})
+        else:
+            show_experts(out, EXPERTS.values(), listed, presets)
 
 
 @app.command()

@@ -13,8 +13,10 @@ import torch
 from extractors.appearance import TIMM_PREFIX, TimmExpert
 from extractors.audio import VGGish
 from extractors.face import Face
-from extractors.motion import S3D
+from extractors.motion import C3D, I3D, S3D
+from extractors.scene import DenseNetPlaces
 from extractors.spec import Expert, ExpertError
+from extractors.video_hub import I3DR50, SlowFastR50
 
 EXPERTS: dict[str, Expert] = {
     expert.name: expert
@@ -22,7 +24,12 @@ EXPERTS: dict[str, Expert] = {
         TimmExpert("resnet152.tv_in1k", alias="resnet152"),
         TimmExpert("resnext101_32x8d.tv_in1k", alias="resnext101"),
         TimmExpert("legacy_senet154.in1k", alias="senet154"),
+        DenseNetPlaces(),
         S3D(),
+        I3D(),
+        I3DR50(),
+        SlowFastR50(),
+        C3D(),
         VGGish(),
         Face(),
     )
@@ -31,6 +38,8 @@ EXPERTS: dict[str, Expert] = {
 PRESETS: dict[str, tuple[Expert, ...]] = {
     "dual-encoding": (EXPERTS["resnet152"], EXPERTS["resnext101"]),
     "hanet": (EXPERTS["resnet152"],),
+    "drn": (EXPERTS["i3d_r50"],),
+    "fvmr": (EXPERTS["c3d"],),
     "demo": (TimmExpert("resnet18.tv_in1k"), S3D(resize=128, crop=112), VGGish(), Face(every=1)),  # for two CPU cores
 }
 

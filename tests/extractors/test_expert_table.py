@@ -21,6 +21,16 @@ from extractors import (
     identity,
 )
 
+# Files whose publishers tell no digest.
+WITHOUT_DIGEST = {
+    "20180402-114759-vggface2.pt",
+    "rgb_imagenet.pt",
+    "c3d.pickle",
+    "I3D_8x8_R50.pyth",
+    "SLOWFAST_8x8_R50.pyth",
+    "densenet161_places365.pth.tar",
+}
+
 
 @pytest.mark.parametrize("name", [*EXPERTS, "timm:test_resnet"])
 def test_every_expert_can_be_told_apart_and_described_as_plain_data(name: str) -> None:
@@ -29,7 +39,7 @@ def test_every_expert_can_be_told_apart_and_described_as_plain_data(name: str) -
     assert expert.name == name == document["network"]
     assert document["sampling"]["of"] in ("frames", "clips", "audio")
     assert document["preprocessing"] and document["options"] is not None
-    assert expert.kind in ("appearance", "motion", "audio") and str(expert.samples)
+    assert expert.kind in ("appearance", "scene", "motion", "audio", "face", "text") and str(expert.samples)
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -37,8 +47,8 @@ def test_weights_have_a_file_an_address_and_a_license(name: str) -> None:
     weights = EXPERTS[name].weights
     assert weights.files and weights.license and weights.paper
     for file in weights.files:
-        assert file.url.startswith("https://")
-        assert file.name.endswith(".safetensors") or file.sha256
+        assert file.url.startswith(("https://", "http://"))
+        assert file.name.endswith(".safetensors") or file.sha256 or file.name in WITHOUT_DIGEST
 
 
 def test_every_option_is_part_of_the_identity() -> None:
@@ -49,7 +59,13 @@ def test_every_option_is_part_of_the_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "names"), [("dual-encoding", ["resnet152", "resnext101"]), ("hanet", ["resnet152"])]
+    ("preset", "names"),
+    [
+        ("dual-encoding", ["resnet152", "resnext101"]),
+        ("hanet", ["resnet152"]),
+        ("drn", ["i3d_r50"]),
+        ("fvmr", ["c3d"]),
+    ],
 )
 def test_presets_are_the_experts_of_published_systems(preset: str, names: list[str]) -> None:
     assert [expert.name for expert in find_preset(preset)] == names
@@ -64,8 +80,9 @@ def test_the_demo_preset_sees_hears_and_follows_motion_at_small_sizes() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_take_options(preset: str) -> None:
     first = find_preset(preset)[0]
-    changed = find_preset(preset, {first.name: {"every": "0.25"}})
-    assert changed[0].samples == Frames(0.25) and changed[1:] == find_preset(preset)[1:]
+    option = "every" if isinstance(first.samples, Frames) else "hop"
+    changed = find_preset(preset, {first.name: {option: "3"}})
+    assert getattr(changed[0].samples, option) == 3 and changed[1:] == find_preset(preset)[1:]
 
 
 def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
@@ -140,3 +157,9 @@ def test_options_leave_the_table_as_it_is() -> None:
 
 def test_seconds_are_the_decimals_that_were_written() -> None:
     assert exact(0.1) * 10 == 1 and exact(0.96) * 100 == 96
+
+
+@pytest.mark.parametrize("value", [6, None, ["fc6"], 6.0], ids=repr)
+def test_a_value_that_is_no_text_is_refused_by_its_name(value: Any) -> None:
+    with pytest.raises(ExpertError, match=r"c3d\.layer is .*must be text"):
+        find_experts(["c3d"], {"c3d": {"layer": value}})

@@ -1,0 +1,97 @@
+"""NumPy files: `<video>.npy`, a file a video, as LGI, VSLNet and VATEX publish I3D; and our own export to npy.
+
+Arrays are (n, dim); those of VATEX are (1, n, dim). Our own exports also tell times, statuses and
+provenance: see `feature_store.export_formats`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from feature_store.foreign.names import safe_name
+from feature_store.foreign.source import ImportUsageError, Rows, Source, check_ids, choose, one_file_a_video
+from feature_store.layout import StoreError, VideoStatus
+
+INDEX = "index.json"
+TIMES = ".times.npy"
+
+_statuses = TypeAdapter(dict[str, VideoStatus])
+
+
+def open_npy(paths: Sequence[Path], key: str | None, expert: str) -> Source:
+    """Open a folder of such files, or an export to npy, of which `key` names the expert if `expert` does not."""
+    if len(paths) == 1 and (paths[0] / INDEX).is_file():
+        return _open_export(paths[0], key, expert)
+    if key is not None:
+        raise ImportUsageError(f"--key {key}: is for exports of Reelcache; these files hold one feature")
+    return one_file_a_video(paths, (".npy",), lambda path: Rows(_without_batch(load_array(path))))
+
+
+def load_array(path: Path) -> np.ndarray:
+    """An array, mapped. Raises StoreError if it is damaged, or holds objects."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise StoreError(f"{path}: not a NumPy array of numbers ({error}); it may be cut off") from error
+
+
+def _without_batch(values: np.ndarray) -> np.ndarray:
+    return values[0] if values.ndim == 3 and len(values) == 1 else values
+
+
+def _open_export(folder: Path, key: str | None, expert: str) -> Source:
+    experts = _experts(folder / INDEX)
+    key = choose(experts, key, expert, str(folder))
+    statuses = _checked(experts[key], folder / INDEX)
+    check_ids((video, str(folder / INDEX)) for video in statuses)
+    below = folder / safe_name(key)  # by our own rule: what an index says never becomes a path
+    files = [(INDEX, folder / INDEX)]
+    for video, status in statuses.items():
+        if status.rows:
+            files += [(path.name, path) for path in (below / f"{safe_name(video)}.npy", below / _times_name(video))]
+
+    def read(video: str) -> Rows:
+        status = statuses[video]
+        if not status.rows:
+            return Rows(np.empty((0, int(experts[key]["dim"])), np.float32), np.empty((0, 2)), status=status)
+        values = load_array(below / f"{safe_name(video)}.npy")
+        if len(values) != status.rows:
+            raise StoreError(f"{below}, video {video!r}: {len(values)} rows; {INDEX} says {status.rows}")
+        return Rows(values, load_array(below / _times_name(video)), status=status)
+
+    return Source(
+        ids=tuple(statuses),
+        files=tuple(files),
+        read=read,
+        place=lambda video: str(below / f"{safe_name(video)}.npy"),
+        identity=experts[key]["identity"],
+    )
+
+
+def _times_name(video: str) -> str:
+    return f"{safe_name(video)}{TIMES}"
+
+
+def _experts(index: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(index.read_bytes())
+        if document["format"] == "npy" and document["complete"]:
+            experts = document["experts"]
+            if experts and all(isinstance(each["identity"], dict) and each["dim"] > 0 for each in experts.values()):
+                return dict(experts)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{index}: not the index of an export ({error})") from error
+    raise StoreError(f"{index}: not the index of a finished export to npy; export again")
+
+
+def _checked(expert: Mapping[str, Any], index: Path) -> dict[str, VideoStatus]:
+    try:
+        return _statuses.validate_python({video["id"]: video for video in expert["videos"]})
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{index}: its videos are damaged ({error})") from error

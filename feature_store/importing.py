@@ -1,0 +1,302 @@
+"""Bringing features that others published into a store, checked whole before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feature_store.foreign import FORMATS, ImportUsageError, Rows, Source, read_rows
+from feature_store.foreign.survey import Show, Surveyed, digest_files, match, stored_dtype, survey
+from feature_store.foreign.timing import Timing, timing
+from feature_store.layout import (
+    ShardPlan,
+    ShardRecord,
+    StoreError,
+    VideoStatus,
+    differences,
+    load_attributes,
+    node_name,
+    replace_file,
+)
+from feature_store.reader import FeatureStore
+from feature_store.writer import DTYPES, ExpertWriter, StoreWriter, read_plan
+
+ZARR = "zarr.json"
+NOT_IMPORTED = "not in the imported features"
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import did. Counts are of the store's videos; `skipped` are the source's that it leaves out."""
+
+    expert: str
+    format: str
+    videos: int
+    shards: int  # written; not those that an earlier run of the same import completed
+    ok: int
+    truncated: int
+    no_stream: int
+    failed: int
+    skipped: int
+    rows: int
+    dim: int
+    dtype: str
+    sampling: dict[str, Any]
+    sha256: str  # of the source files
+    notes: tuple[str, ...]
+
+
+def import_features(
+    format: str,
+    paths: Sequence[str | Path],
+    store: str | Path,
+    *,
+    expert: str,
+    key: str | None = None,
+    kind: str | None = None,
+    every: float | None = None,
+    window: float | None = None,
+    untimed: bool = False,
+    dtype: str | None = None,
+    shard_videos: int = 64,
+    videos: Sequence[str] | None = None,
+    digest: Callable[[int, int], str] | None = None,
+    skip_unknown: bool = False,
+    show: Show | None = None,
+) -> ImportSummary:
+    """Import published features into a store, as an expert of it.
+
+    The source is read twice: to check all of it, then to write. A failed import leaves the store as it was;
+    of a killed one complete shards stay, and the same call goes on from there.
+
+    Args:
+        format: one of `FORMATS`.
+        paths: the files or folders of the features.
+        store: a store, or where to make one.
+        expert: the name to store them under.
+        key: which features, where a file holds several; by default those called like the expert, or the only ones.
+        kind: what they are, e.g. "motion"; by default what an export of ours says, else "imported".
+        every: row k covers the seconds k * every to k * every + window, whatever times the source has.
+        window: how many seconds a row covers; by default `every`.
+        untimed: nobody knows which seconds rows cover: all get the times [0, 0].
+        dtype: "float16" or "float32"; by default float16 if all of the source is that, else float32.
+        shard_videos: videos a shard, for videos not yet planned in the store.
+        videos: the ids of the store's videos in order, as its manifest has them. By default those that the
+            store's experts know, and for a new store those of the source, in its order.
+        digest: tells which videos a range of `videos` holds, as `StoreWriter.plan` takes it; by default what
+            a manifest of these videos tells, none of them cut.
+        skip_unknown: leave out videos that the store does not know, rather than refuse the import.
+        show: told of progress: what is done, how many, of how many.
+
+    Videos of the store that the source does not have are recorded as failed, at the stage "import"; those
+    of which the source says that it has no such features as `no_stream`.
+
+    Raises:
+        ImportUsageError: an option is missing or wrong. StoreError: the source or the store is not as it
+            must be. Either names what is wrong, where, and what to do.
+    """
+    store, show = Path(store), show or _silent
+    _check_options(format, expert, dtype, shard_videos, videos or ())
+    reader = FORMATS[format]
+    asked = timing(every, window, untimed)
+    source = reader.open([Path(path) for path in paths], key, expert)
+    with closing(source):
+        asked = asked.known_of(source.every)
+        surveyed = survey(source, asked, show)
+        stored, notes = stored_dtype(source, surveyed, dtype)
+        ids = list(videos) if videos is not None else _ids_of_store(store) or list(source.ids)
+        found = match(ids, source, reader.spellings, skip_unknown)
+        sha256 = digest_files(source, show)
+        identity = {
+            "kind": kind or (source.identity or {}).get("kind", "imported"),
+            "format": format,
+            "key": key,
+            "sampling": asked.document(),
+            "weights": {"source": f"imported:{format}", "sha256": sha256},
+            "dim": surveyed.dim,
+            "dtype": str(stored),
+        }
+        _refuse_another(store, expert, identity)
+        with _all_or_nothing(store, expert):
+            plan = _plan(store, ids, shard_videos, digest, named=videos is not None)
+            about = {"notes": notes, "original": source.identity}
+            target = StoreWriter(store).add_expert(expert, identity, about)
+            written, statuses = _write(target, plan, ids, Importing(source, found, asked, surveyed), show)
+    states = Counter(status.status for status in statuses)
+    return ImportSummary(
+        expert=expert,
+        format=format,
+        videos=len(ids),
+        shards=written,
+        ok=states["ok"],
+        truncated=states["truncated"],
+        no_stream=states["no_stream"],
+        failed=states["failed"],
+        skipped=len(source.ids) - sum(name is not None for name in found),
+        rows=sum(status.rows for status in statuses),
+        dim=surveyed.dim,
+        dtype=str(stored),
+        sampling=asked.document(),
+        sha256=sha256,
+        notes=tuple(notes),
+    )
+
+
+def digest_of_ids(ids: Sequence[str]) -> Callable[[int, int], str]:
+    """What a manifest of these videos, none of them cut, tells of a range of them.
+
+    So a corpus that was imported can be extended by `extract`, with a manifest in the same order.
+    """
+    lines = [hashlib.blake2b(json.dumps([video, None, None]).encode(), digest_size=8).digest() for video in ids]
+    return lambda first, stop: hashlib.sha256(b"".join(lines[first:stop])).hexdigest()
+
+
+@dataclass(frozen=True)
+class Importing:
+    """A source, checked, and by which id it has each video of the store."""
+
+    source: Source
+    found: list[str | None]
+    timing: Timing
+    surveyed: Surveyed
+
+    def video(self, number: int, video: str) -> tuple[Rows, VideoStatus]:
+        """A video of the store: its rows with times, and how it went."""
+        name = self.found[number]
+        if name is None:
+            nothing = Rows(np.empty((0, self.surveyed.dim)), np.empty((0, 2)))
+            return nothing, VideoStatus(video, "failed", stage="import", reason=NOT_IMPORTED)
+        rows = read_rows(self.source, name)
+        where = f"{self.source.place(name)}, video {name!r}"
+        if len(rows.values) != self.surveyed.rows[name]:
+            raise StoreError(f"{where}: changed while it was imported; import it again when nothing writes to it")
+        if not len(rows.values) and rows.status is None:
+            return rows, VideoStatus(video, "no_stream", reason=rows.absent or "it has no rows")
+        times = self.timing.of(rows, where)
+        end = float(times.max(initial=0.0))
+        status = rows.status or VideoStatus(video, "ok")
+        status = replace(status, id=video, rows=len(times), seconds=max(status.seconds, end))
+        return replace(rows, times=times), status
+
+
+def _write(
+    target: ExpertWriter, plan: ShardPlan, ids: Sequence[str], importing: Importing, show: Show
+) -> tuple[int, list[VideoStatus]]:
+    """Write the shards that are not complete; return how many those are, and how all videos went."""
+    statuses: list[VideoStatus] = []
+    written = 0
+    for shard in range(len(plan)):
+        record = target.complete(shard)
+        if record is None:
+            record = _write_shard(target, shard, *plan.bounds(shard), ids, importing, show)
+            written += 1
+        statuses += record.videos
+    return written, statuses
+
+
+def _write_shard(
+    target: ExpertWriter, shard: int, first: int, stop: int, ids: Sequence[str], importing: Importing, show: Show
+) -> ShardRecord:
+    writer = target.begin(shard)
+    statuses = []
+    for number in range(first, stop):
+        rows, status = importing.video(number, ids[number])
+        if status.rows:
+            assert rows.times is not None
+            writer.append(number - first, 0, rows.values.astype(writer.dtype), rows.times)
+        statuses.append(status)
+        show("writing", number + 1, len(ids))
+    run = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname()}
+    return writer.finish(statuses, run)
+
+
+def _plan(
+    store: Path, ids: Sequence[str], shard_videos: int, digest: Callable[[int, int], str] | None, named: bool
+) -> ShardPlan:
+    """The shards to write; videos that are named may be more than the store had."""
+    if not named and _is_store(store):
+        return read_plan(store)
+    return StoreWriter(store).plan(len(ids), shard_videos, digest or digest_of_ids(ids))
+
+
+def _ids_of_store(store: Path) -> list[str]:
+    """All videos of a store, in order, as its complete shards name them; none where there is no store."""
+    if not _is_store(store):
+        return []
+    opened = FeatureStore(store)
+    shards: dict[int, tuple[VideoStatus, ...]] = {}
+    for name in opened.experts:
+        for record in opened[name].shards():
+            shards.setdefault(record.shard, record.videos)
+    if len(shards) < len(opened.plan):
+        raise ImportUsageError(
+            f"{store}: no expert is complete, so it does not know all its videos yet; name its manifest: --manifest"
+        )
+    return [video.id for shard in sorted(shards) for video in shards[shard]]
+
+
+def _is_store(path: Path) -> bool:
+    return (path / ZARR).exists()
+
+
+def _refuse_another(store: Path, expert: str, identity: Mapping[str, Any]) -> None:
+    """Raise StoreError if the store has an expert of that name that is not this import, begun before."""
+    folder = store / node_name(expert)
+    if not (folder / ZARR).exists():
+        return
+    changed = differences(load_attributes(folder)["identity"], json.loads(json.dumps(identity)))
+    if changed:
+        raise StoreError(
+            f"{store}: expert {expert!r} is there, made in another way (the store's against this import's):\n  "
+            + "\n  ".join(changed)
+            + "\nImport under another name: --expert NAME"
+        )
+
+
+@contextmanager
+def _all_or_nothing(store: Path, expert: str) -> Iterator[None]:
+    """Where an import fails within, the store becomes what it was: the expert goes, and so do its videos."""
+    folder, was_there = store / node_name(expert), store.exists()
+    plan = (store / ZARR).read_bytes() if _is_store(store) else None
+    continued = (folder / ZARR).exists()
+    try:
+        yield
+    except BaseException:
+        if not continued and folder.exists():
+            (folder / ZARR).unlink(missing_ok=True)  # first: without it no shard counts
+            shutil.rmtree(folder)
+        if plan is not None:
+            replace_file(store / ZARR, plan)
+        elif store.exists():
+            (store / ZARR).unlink(missing_ok=True)
+            if not was_there and not any(store.iterdir()):
+                store.rmdir()
+        raise
+
+
+def _check_options(format: str, expert: str, dtype: str | None, shard_videos: int, videos: Sequence[str]) -> None:
+    if format not in FORMATS:
+        raise ImportUsageError(f"format {format!r}: must be one of {', '.join(FORMATS)}")
+    if not expert:
+        raise ImportUsageError("--expert NAME: say under which name to store the features")
+    if dtype is not None and dtype not in DTYPES:
+        raise ImportUsageError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
+    if shard_videos < 1:
+        raise ImportUsageError(f"shard_videos {shard_videos}: must be at least 1")
+    if len(set(videos)) < len(videos):
+        raise ImportUsageError("videos: an id stands twice; every video of a store may stand once")
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Show nothing."""

@@ -22,7 +22,7 @@ PATIENCE = 20.0  # seconds that a server may be silent
 TRIES = 5  # in a row that bring nothing new
 TRIES_UNANSWERED = 2  # while no server has answered at all: most likely there is no network
 PAUSE = 1.0  # seconds before the second try; doubled before each further one
-BLOCK = 1 << 20  # bytes
+BLOCK = 1 << 16  # bytes; of a connection that breaks, less than one is lost
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that another try may not meet
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from extractors.sampling import Sampling
+
+PLACE = {"place": True}  # metadata of an option that says where a file is, and so decides no features by itself
 
 
 class ExpertError(ValueError):
@@ -151,9 +153,11 @@ class Expert(Protocol):
 def identity(expert: Expert) -> dict[str, Any]:
     """All that decides an expert's features besides its parameters, as plain data."""
     sampling = {"of": type(expert.samples).__name__.lower(), **asdict(expert.samples)}
+    known = fields(expert)  # type: ignore[arg-type]  # every expert is a dataclass
+    options = {option.name: getattr(expert, option.name) for option in known if option.metadata != PLACE}
     return {
         "network": expert.name,
-        "options": asdict(expert),  # type: ignore[call-overload]  # every expert is a dataclass
+        "options": options,
         "sampling": sampling,
         "preprocessing": expert.preprocessing(),
     }

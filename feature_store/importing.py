@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import socket
 from collections import Counter
@@ -67,6 +68,7 @@ def import_features(
     kind: str | None = None,
     every: float | None = None,
     window: float | None = None,
+    durations: Mapping[str, float] | None = None,
     untimed: bool = False,
     dtype: str | None = None,
     shard_videos: int = 64,
@@ -89,6 +91,7 @@ def import_features(
         kind: what they are, e.g. "motion"; by default what an export of ours says, else "imported".
         every: row k covers the seconds k * every to k * every + window, whatever times the source has.
         window: how many seconds a row covers; by default `every`.
+        durations: seconds of the videos, by the store's ids; the rows of a video cover it evenly.
         untimed: nobody knows which seconds rows cover: all get the times [0, 0].
         dtype: "float16" or "float32"; by default float16 if all of the source is that, else float32.
         shard_videos: videos a shard, for videos not yet planned in the store.
@@ -109,7 +112,7 @@ def import_features(
     store, show = Path(store), show or _silent
     _check_options(format, expert, dtype, shard_videos, videos or ())
     reader = FORMATS[format]
-    asked = timing(every, window, untimed)
+    asked = timing(every, window, untimed, durations is not None)
     source = reader.open([Path(path) for path in paths], key, expert)
     with closing(source):
         asked = asked.known_of(source.every)
@@ -117,6 +120,7 @@ def import_features(
         stored, notes = stored_dtype(source, surveyed, dtype)
         ids = list(videos) if videos is not None else _ids_of_store(store) or list(source.ids)
         found = match(ids, source, reader.spellings, skip_unknown)
+        _check_durations(durations, ids, found)
         sha256 = digest_files(source, show)
         identity = {
             "kind": kind or (source.identity or {}).get("kind", "imported"),
@@ -132,7 +136,9 @@ def import_features(
             plan = _plan(store, ids, shard_videos, digest, named=videos is not None)
             about = {"notes": notes, "original": source.identity}
             target = StoreWriter(store).add_expert(expert, identity, about)
-            written, statuses = _write(target, plan, ids, Importing(source, found, asked, surveyed), show)
+            written, statuses = _write(
+                target, plan, ids, Importing(source, found, asked, surveyed, durations or {}), show
+            )
     states = Counter(status.status for status in statuses)
     return ImportSummary(
         expert=expert,
@@ -170,6 +176,7 @@ class Importing:
     found: list[str | None]
     timing: Timing
     surveyed: Surveyed
+    durations: Mapping[str, float]
 
     def video(self, number: int, video: str) -> tuple[Rows, VideoStatus]:
         """A video of the store: its rows with times, and how it went."""
@@ -183,7 +190,8 @@ class Importing:
             raise StoreError(f"{where}: changed while it was imported; import it again when nothing writes to it")
         if not len(rows.values) and rows.status is None:
             return rows, VideoStatus(video, "no_stream", reason=rows.absent or "it has no rows")
-        times = self.timing.of(rows, where)
+        self.timing.check(rows, where)
+        times = self.timing.of(rows, self.durations.get(video, 0.0))
         end = float(times.max(initial=0.0))
         status = rows.status or VideoStatus(video, "ok")
         status = replace(status, id=video, rows=len(times), seconds=max(status.seconds, end))
@@ -296,6 +304,14 @@ def _check_options(format: str, expert: str, dtype: str | None, shard_videos: in
         raise ImportUsageError(f"shard_videos {shard_videos}: must be at least 1")
     if len(set(videos)) < len(videos):
         raise ImportUsageError("videos: an id stands twice; every video of a store may stand once")
+
+
+def _check_durations(durations: Mapping[str, float] | None, ids: Sequence[str], found: Sequence[str | None]) -> None:
+    for video, name in zip(ids, found, strict=True):
+        if durations is not None and name is not None and not 0 < durations.get(video, 0.0) < math.inf:
+            raise ImportUsageError(
+                f"--spread: how long video {video!r} is does not stand in the manifest, meta.duration"
+            )
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from extractors import Expert, FetchedFile, ListedFile, WeightsVerdict
+    from feature_store.importing import ImportSummary
     from feature_store.survey import ExpertDifference, StoreSummary, VideoSummary
     from feature_store.verify import Verdict
     from pipeline.extraction import Summary
@@ -212,12 +213,13 @@ def show_experts(
 
 def show_weights(console: Console, folder: str, files: Iterable[ListedFile]) -> None:
     """The files of weights that are known, and which of them are here."""
-    shown = table("expert", "file", ">MB", "license", "SHA-256", "where", "source")
+    shown = table("expert", "file", ">MB", "license", "SHA-256", "source", "where")
     for file in files:
         size = "?" if file.size is None else f"{file.size / 1e6:.1f}"
         digest = file.sha256[:8] or "no digest"
-        style = None if file.where == "missing" else "green"
-        row = (file.file, size, file.license, digest, Text(file.where, style=style or ""), file.source)
+        style = "" if file.where == "missing" else "green"
+        host = file.source.split("/")[2] if file.source else "nowhere"
+        row = (plain(file.file), size, file.license, digest, host, Text(file.where, style=style))
         shown.add_row(file.expert, *row)
     console.print(shown)
     console.print(plain(f"folder: {folder}"))
@@ -243,3 +245,16 @@ def show_weights_verdict(console: Console, verdict: WeightsVerdict) -> None:
         console.print(plain(f"{name}: nobody tells its digest, so it could not be checked"))
     checked = len(verdict.sound) + len(verdict.damaged)
     console.print(plain(f"{verdict.folder}: {checked} files checked, {len(verdict.damaged)} damaged"))
+
+
+def show_import(console: Console, summary: ImportSummary) -> None:
+    """What an import did."""
+    times = summary.sampling["times"]
+    covered = "the seconds that rows cover are unknown" if times == "unknown" else f"times: {times}"
+    counts = f"{summary.ok} ok, {summary.truncated} truncated, {summary.no_stream} without, {summary.failed} missing"
+    console.print(plain(f"{summary.expert}: {summary.videos} videos in {summary.shards} shards written: {counts}"))
+    console.print(plain(f"{summary.rows} rows of {summary.dim} {summary.dtype}; {covered}; sha256 {summary.sha256}"))
+    if summary.skipped:
+        console.print(f"{summary.skipped} videos of the source are not in the store: left out", highlight=False)
+    for note in summary.notes:
+        console.print(plain(note))

@@ -43,7 +43,7 @@ def survey(source: Source, timing: Timing, show: Show) -> Surveyed:
                     f"{where}: {values.shape[1]} dimensions, but video {of!r} has {dim}; one expert has one size"
                 )
             dim, of = values.shape[1], of or video
-            timing.of(rows, where)
+            timing.check(rows, where)
         if len(values):
             dtype = np.result_type(dtype, values.dtype)
             largest = max(largest, float(np.abs(values).max()))

@@ -59,7 +59,7 @@ def stored_dtype(source: Source, surveyed: Surveyed, dtype: str | None) -> tuple
     By default float16 if all of the source is that, else float32.
     """
     stored = np.dtype(dtype or ("float16" if surveyed.dtype == np.float16 else "float32"))
-    if surveyed.largest > np.finfo(stored).max:
+    if surveyed.largest > float(np.finfo(stored).max):
         raise StoreError(
             f"{source.files[0][1]}: holds values up to {surveyed.largest:.4g}, more than {stored} can; "
             f"{'import them as float32: --dtype float32' if stored == np.float16 else 'scale the features'}"

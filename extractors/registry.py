@@ -14,8 +14,10 @@ from extractors.appearance import TIMM_PREFIX, TimmExpert
 from extractors.audio import VGGish
 from extractors.face import Face
 from extractors.motion import C3D, I3D, S3D
+from extractors.ocr import OCR
 from extractors.scene import DenseNetPlaces
 from extractors.spec import Expert, ExpertError
+from extractors.speech import Speech
 from extractors.video_hub import I3DR50, SlowFastR50
 
 EXPERTS: dict[str, Expert] = {
@@ -31,7 +33,9 @@ EXPERTS: dict[str, Expert] = {
         SlowFastR50(),
         C3D(),
         VGGish(),
+        OCR(),
         Face(),
+        Speech(),
     )
 }
 
@@ -40,6 +44,9 @@ PRESETS: dict[str, tuple[Expert, ...]] = {
     "hanet": (EXPERTS["resnet152"],),
     "drn": (EXPERTS["i3d_r50"],),
     "fvmr": (EXPERTS["c3d"],),
+    "mmt": tuple(
+        EXPERTS[name] for name in ("senet154", "s3d", "vggish", "densenet161_places365", "ocr", "face", "speech")
+    ),
     "demo": (TimmExpert("resnet18.tv_in1k"), S3D(resize=128, crop=112), VGGish(), Face(every=1)),  # for two CPU cores
 }
 

@@ -6,14 +6,16 @@ import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from filelock import FileLock
-from gensim.models import KeyedVectors
 
 from extractors.spec import ExpertError
 from extractors.weights import cache_folder
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors  # imported where it is needed, since it takes a second
 
 HASHED_DIM = 300
 GRAMS = (3, 4, 5)  # characters
@@ -104,6 +106,8 @@ def _digest(file: str, size: int, changed: int) -> str:
 
 def _convert(file: Path, folder: Path) -> None:
     """Read a published file with gensim, and keep it in a form that can be mapped."""
+    from gensim.models import KeyedVectors
+
     binary = file.suffix in BINARY
     try:
         vectors = KeyedVectors.load_word2vec_format(
@@ -129,6 +133,8 @@ def _has_header(file: Path) -> bool:
 
 
 def _open(folder: Path) -> KeyedVectors:
+    from gensim.models import KeyedVectors
+
     numbers = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
     vectors = KeyedVectors(numbers.shape[1])
     vectors.index_to_key = (folder / "words.txt").read_text(encoding="utf-8").split("\n")[:-1]

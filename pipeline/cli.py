@@ -249,7 +249,7 @@ def extract(
     manifest: Annotated[Path, typer.Argument(help="The manifest, JSONL.", show_default=False)],
     store: Store,
     experts: Annotated[str | None, typer.Option(help="Names, with commas between; see reelcache experts.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A named set of experts: demo, dual-encoding, hanet.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A named set of experts, e.g. mmt; see reelcache experts.")] = None,
     weights: Annotated[str, typer.Option(help="pretrained, random, or a folder of weights.")] = "pretrained",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16: what networks compute in.")] = "fp32",
@@ -266,6 +266,9 @@ def extract(
     option: Annotated[
         list[str] | None, typer.Option("--set", help="EXPERT.OPTION=VALUE, e.g. s3d.hop=8; may be repeated.")
     ] = None,
+    word_vectors: Annotated[
+        Path | None, typer.Option(help="word2vec or GloVe file for OCR and speech. [default: hashed spelling]")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Also do the videos again that failed before.")] = False,
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit with 1 if any video failed or was truncated.")] = False,
@@ -280,6 +283,8 @@ def extract(
         reelcache extract corpus.jsonl corpus.zarr --experts timm:vit_base_patch16_siglip_224 --precision bf16
 
         reelcache extract corpus.jsonl corpus.zarr --experts s3d --set s3d.hop=8 --as s3d_dense
+
+        reelcache extract corpus.jsonl corpus.zarr --preset mmt --word-vectors GoogleNews-vectors-negative300.bin
     """
     with told():
         from dataclasses import asdict
@@ -293,6 +298,10 @@ def extract(
             raise ExpertError("say which experts: either --experts NAME,NAME or --preset NAME")
         options = _options(option or [])
         names = [name.strip() for name in (experts or "").split(",") if name.strip()]
+        if word_vectors:
+            named = names or [expert.name for expert in find_preset(str(preset))]
+            for name in {"ocr", "speech"} & set(named):
+                options.setdefault(name, {})["words"] = str(word_vectors)
         chosen = find_preset(preset, options) if preset else find_experts(names, options)
         summary = run(
             manifest,

@@ -71,12 +71,14 @@ class PickledType:
 
 
 def _array(content: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
-    """The array that these bytes are. Raises ValueError if they are not as many as its shape needs."""
+    """The array that these bytes are; raises if they are not as many as its shape needs."""
     if not isinstance(dtype, PickledType) or order not in ("C", "F"):
         raise pickle.UnpicklingError("an array whose type is not told")
     content = content.encode("latin1") if isinstance(content, str) else content
     if not isinstance(content, bytes | bytearray):
         raise pickle.UnpicklingError(f"an array made from a {type(content).__name__}")
+    if not isinstance(shape, tuple) or not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise pickle.UnpicklingError(f"an array of shape {shape!r:.80}")
     return np.frombuffer(content, dtype.dtype).reshape(shape, order=order)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import requests
 from filelock import FileLock
 from huggingface_hub import get_session
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -64,6 +65,23 @@ def download(url: str, path: Path, sha256: str = "") -> str:
             )
         settle(transfer.part, path)
     return digest
+
+
+def again(fetch: Callable[[], Path]) -> Path:
+    """Call what fetches from the hub until it succeeds, as long as its failures are of a passing kind."""
+    problem: Exception
+    for failures in range(TRIES):
+        if failures:
+            time.sleep(PAUSE * 2 ** (failures - 1))
+        try:
+            return fetch()
+        except LocalEntryNotFoundError as error:  # nobody said where the file is, for a cause that this hides
+            problem = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        except HfHubHTTPError as error:
+            problem = error
+            if error.response.status_code not in PASSING:
+                break
+    raise DownloadError(f"{type(problem).__name__}: {next(iter(str(problem).splitlines()), '')}") from problem
 
 
 @contextmanager
@@ -174,7 +192,10 @@ class _Transfer:
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    """An error in a phrase; of a connection that failed, why, without the objects that say so."""
+    cause = getattr(error.args[0] if error.args else None, "reason", None) or error
+    reason = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(cause))
+    return f"{type(error).__name__}: {reason}"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from torch import nn
 
-from extractors.download import DownloadError, download, file_digest, knock, locked, settle
+from extractors.download import DownloadError, again, download, file_digest, knock, locked, settle
 from extractors.spec import Expert, ExpertError, Finder, Network, WeightsFile
 
 PRETRAINED = "pretrained"
@@ -138,13 +138,17 @@ def torch_copy(file: WeightsFile) -> Path | None:
 
 
 def fetch_from_hub(file: HubFile, folder: Path) -> Path:
-    """Have the hub's own client fetch a file, which resumes, tries again and locks by itself."""
+    """Have the hub's own client fetch a file, which locks, and resumes what breaks while it runs."""
     if not file.repository:
         raise DownloadError("nobody has published it")
     repository, _, revision = file.repository.partition("@")
     endpoint = file.url.removesuffix(f"/{file.repository}")
     knock(file.url)
-    return Path(hf_hub_download(repository, HUB_FILE, revision=revision or None, cache_dir=folder, endpoint=endpoint))
+    return again(
+        lambda: Path(
+            hf_hub_download(repository, HUB_FILE, revision=revision or None, cache_dir=folder, endpoint=endpoint)
+        )
+    )
 
 
 def known_digest(file: WeightsFile, path: Path, folder: Path) -> str:

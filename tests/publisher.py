@@ -18,7 +18,7 @@ DRIP = 1 << 16  # bytes that a slow server sends at once
 class Publisher:
     """What is published by path, how the next answers fail, and what was asked for.
 
-    An entry of `faults` is for one GET: a status like "503", "cut 1000" (the connection breaks after so
+    An entry of `faults` is for one GET of a file: a status like "503", "cut 1000" (the connection breaks after so
     many bytes), "long 7" (it promises so many bytes too many), "corrupt", "silent 1000" (nothing more
     comes after so many bytes), "slow 0.1" (so many seconds between pieces), "to URL" (a redirect), "".
     """
@@ -52,14 +52,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         faults = self.publisher.faults
-        self._answer(faults.pop(0) if faults else "")
+        self._answer(faults.pop(0) if faults and self.path in self.publisher.files else "")
 
     def _answer(self, fault: str) -> None:
         publisher = self.publisher
         wanted = self.headers.get("Range", "")
         publisher.asked.append(f"{self.command} {self.path} {wanted}".strip())
-        if fault.isdecimal() or self.path not in publisher.files:
-            return self.send_error(int(fault or 404))
+        if self.path not in publisher.files:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")  # the hub's word for it
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        if fault.isdecimal():
+            return self.send_error(int(fault))
         if fault.startswith("to "):
             self.send_response(302)
             self.send_header("Location", fault.removeprefix("to "))

@@ -24,6 +24,9 @@ from extractors import (
 # Files whose publishers tell no digest.
 WITHOUT_DIGEST = {
     "20180402-114759-vggface2.pt",
+    "craft_mlt_25k.zip",
+    "english_g2.zip",
+    "wav2vec2_fairseq_base_ls960_asr_ls960.pth",
     "rgb_imagenet.pt",
     "c3d.pickle",
     "I3D_8x8_R50.pyth",
@@ -39,7 +42,8 @@ def test_every_expert_can_be_told_apart_and_described_as_plain_data(name: str) -
     assert expert.name == name == document["network"]
     assert document["sampling"]["of"] in ("frames", "clips", "audio")
     assert document["preprocessing"] and document["options"] is not None
-    assert expert.kind in ("appearance", "scene", "motion", "audio", "face", "text") and str(expert.samples)
+    assert expert.kind in ("appearance", "scene", "motion", "audio", "face", "ocr", "speech", "text")
+    assert str(expert.samples)
 
 
 @pytest.mark.parametrize("name", EXPERTS)

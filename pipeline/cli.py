@@ -604,6 +604,32 @@ def _counting() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+@app.command("embed-text")
+def embed_text(
+    store: Store,
+    expert: Annotated[str, typer.Argument(help="ocr, speech, or a variant of them.", show_default=False)],
+    word_vectors: Annotated[
+        Path | None, typer.Option(help="word2vec (.bin, .txt, .vec) or GloVe (.txt) file. [default: hashed spelling]")
+    ] = None,
+    store_as: Annotated[str | None, typer.Option("--as", help="Name of the variant. [default: EXPERT_FILE]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give the words that were read or heard other vectors, as a variant of the expert, without any video.
+
+    **Example**
+
+        reelcache embed-text corpus.zarr ocr --word-vectors GoogleNews-vectors-negative300.bin --as ocr_news
+    """
+    with told():
+        from pipeline.embedding import embed_text as embed
+
+        name, rows = embed(store, expert, str(word_vectors or ""), store_as)
+    if as_json:
+        print_json({"expert": name, "rows": rows})
+    else:
+        out.print(f"{rows} words of {expert} -> {name}", highlight=False, markup=False)
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where to; what is there already is used.")] = Path("demo"),

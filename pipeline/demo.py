@@ -57,6 +57,9 @@ def _show_features(console: Console, store: FeatureStore) -> None:
     shown = table("expert", ">rows", ">dim", "first row covers", ">norm")
     for name in store.experts:
         features = store[name].read(EXAMPLE)
+        if not len(features.values):
+            shown.add_row(plain(name), "0", str(store.experts[name].dim), "none: nothing was found", "")
+            continue
         start, end = features.times[0]
         norm = float((features.values[0] ** 2).sum() ** 0.5)
         rows, dim = features.values.shape

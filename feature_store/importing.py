@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import shutil
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,21 +16,16 @@ import numpy as np
 
 from feature_store.foreign import FORMATS, ImportUsageError, Rows, Source, read_rows
 from feature_store.foreign.survey import Show, Surveyed, digest_files, match, stored_dtype, survey
+from feature_store.foreign.target import all_or_nothing, ids_of_store, plan_of, refuse_another
 from feature_store.foreign.timing import Timing, timing
 from feature_store.layout import (
     ShardPlan,
     ShardRecord,
     StoreError,
     VideoStatus,
-    differences,
-    load_attributes,
-    node_name,
-    replace_file,
 )
-from feature_store.reader import FeatureStore
-from feature_store.writer import DTYPES, ExpertWriter, StoreWriter, read_plan
+from feature_store.writer import DTYPES, ExpertWriter, StoreWriter
 
-ZARR = "zarr.json"
 NOT_IMPORTED = "not in the imported features"
 
 
@@ -111,6 +103,7 @@ def import_features(
     """
     store, show = Path(store), show or _silent
     _check_options(format, expert, dtype, shard_videos, videos or ())
+    writer = StoreWriter(store)  # refuses what can be no store before the source is looked at
     reader = FORMATS[format]
     asked = timing(every, window, untimed, durations is not None)
     source = reader.open([Path(path) for path in paths], key, expert)
@@ -118,7 +111,7 @@ def import_features(
         asked = asked.known_of(source.every)
         surveyed = survey(source, asked, show)
         stored, notes = stored_dtype(source, surveyed, dtype)
-        ids = list(videos) if videos is not None else _ids_of_store(store) or list(source.ids)
+        ids = list(videos) if videos is not None else ids_of_store(store, source.ids)
         found = match(ids, source, reader.spellings, skip_unknown)
         _check_durations(durations, ids, found)
         sha256 = digest_files(source, show)
@@ -131,11 +124,11 @@ def import_features(
             "dim": surveyed.dim,
             "dtype": str(stored),
         }
-        _refuse_another(store, expert, identity)
-        with _all_or_nothing(store, expert):
-            plan = _plan(store, ids, shard_videos, digest, named=videos is not None)
+        refuse_another(store, expert, identity)
+        with all_or_nothing(store, expert):
+            plan = plan_of(store, ids, shard_videos, digest, named=videos is not None)
             about = {"notes": notes, "original": source.identity}
-            target = StoreWriter(store).add_expert(expert, identity, about)
+            target = writer.add_expert(expert, identity, about)
             written, statuses = _write(
                 target, plan, ids, Importing(source, found, asked, surveyed, durations or {}), show
             )
@@ -157,15 +150,6 @@ def import_features(
         sha256=sha256,
         notes=tuple(notes),
     )
-
-
-def digest_of_ids(ids: Sequence[str]) -> Callable[[int, int], str]:
-    """What a manifest of these videos, none of them cut, tells of a range of them.
-
-    So a corpus that was imported can be extended by `extract`, with a manifest in the same order.
-    """
-    lines = [hashlib.blake2b(json.dumps([video, None, None]).encode(), digest_size=8).digest() for video in ids]
-    return lambda first, stop: hashlib.sha256(b"".join(lines[first:stop])).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -227,70 +211,6 @@ def _write_shard(
         show("writing", number + 1, len(ids))
     run = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname()}
     return writer.finish(statuses, run)
-
-
-def _plan(
-    store: Path, ids: Sequence[str], shard_videos: int, digest: Callable[[int, int], str] | None, named: bool
-) -> ShardPlan:
-    """The shards to write; videos that are named may be more than the store had."""
-    if not named and _is_store(store):
-        return read_plan(store)
-    return StoreWriter(store).plan(len(ids), shard_videos, digest or digest_of_ids(ids))
-
-
-def _ids_of_store(store: Path) -> list[str]:
-    """All videos of a store, in order, as its complete shards name them; none where there is no store."""
-    if not _is_store(store):
-        return []
-    opened = FeatureStore(store)
-    shards: dict[int, tuple[VideoStatus, ...]] = {}
-    for name in opened.experts:
-        for record in opened[name].shards():
-            shards.setdefault(record.shard, record.videos)
-    if len(shards) < len(opened.plan):
-        raise ImportUsageError(
-            f"{store}: no expert is complete, so it does not know all its videos yet; name its manifest: --manifest"
-        )
-    return [video.id for shard in sorted(shards) for video in shards[shard]]
-
-
-def _is_store(path: Path) -> bool:
-    return (path / ZARR).exists()
-
-
-def _refuse_another(store: Path, expert: str, identity: Mapping[str, Any]) -> None:
-    """Raise StoreError if the store has an expert of that name that is not this import, begun before."""
-    folder = store / node_name(expert)
-    if not (folder / ZARR).exists():
-        return
-    changed = differences(load_attributes(folder)["identity"], json.loads(json.dumps(identity)))
-    if changed:
-        raise StoreError(
-            f"{store}: expert {expert!r} is there, made in another way (the store's against this import's):\n  "
-            + "\n  ".join(changed)
-            + "\nImport under another name: --expert NAME"
-        )
-
-
-@contextmanager
-def _all_or_nothing(store: Path, expert: str) -> Iterator[None]:
-    """Where an import fails within, the store becomes what it was: the expert goes, and so do its videos."""
-    folder, was_there = store / node_name(expert), store.exists()
-    plan = (store / ZARR).read_bytes() if _is_store(store) else None
-    continued = (folder / ZARR).exists()
-    try:
-        yield
-    except BaseException:
-        if not continued and folder.exists():
-            (folder / ZARR).unlink(missing_ok=True)  # first: without it no shard counts
-            shutil.rmtree(folder)
-        if plan is not None:
-            replace_file(store / ZARR, plan)
-        elif store.exists():
-            (store / ZARR).unlink(missing_ok=True)
-            if not was_there and not any(store.iterdir()):
-                store.rmdir()
-        raise
 
 
 def _check_options(format: str, expert: str, dtype: str | None, shard_videos: int, videos: Sequence[str]) -> None:

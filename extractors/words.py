@@ -117,8 +117,8 @@ def _convert(file: Path, folder: Path) -> None:
         raise ExpertError(
             f"word vectors {file}: neither word2vec (.bin, or text) nor GloVe text ({type(error).__name__}: {error})"
         ) from error
-    if not np.isfinite(vectors.vectors).all():
-        raise ExpertError(f"word vectors {file}: holds numbers that are not finite")
+    if not vectors.vectors.size or not np.isfinite(vectors.vectors).all():
+        raise ExpertError(f"word vectors {file}: holds no vectors, or numbers that are not finite")
     np.save(folder / "vectors.npy", vectors.vectors.astype(np.float32))
     part = folder / "words.part"
     part.write_text("".join(f"{word}\n" for word in vectors.index_to_key), encoding="utf-8", newline="\n")

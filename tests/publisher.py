@@ -29,11 +29,13 @@ class Publisher:
     etags: bool = True
     asked: list[str] = field(default_factory=list)  # e.g. "GET /name bytes=100-"
     url: str = ""
+    marks: dict[str, str] = field(default_factory=dict)  # digests of files by path, as their ETags
     over: threading.Event = field(default_factory=threading.Event)
 
     def publish(self, name: str, content: bytes) -> str:
         """The address of `content`, under `name`."""
         self.files[f"/{name}"] = content
+        self.marks[f"/{name}"] = f'"{sha256(content).hexdigest()}"'
         return f"{self.url}/{name}"
 
     @property
@@ -70,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", fault.removeprefix("to "))
             return self.end_headers()
         content = publisher.files[self.path]
-        etag = f'"{sha256(content).hexdigest()}"'
+        etag = publisher.marks[self.path]
         start = self._start(wanted, etag)
         if start and start >= len(content):
             self.send_response(416)

@@ -1,0 +1,80 @@
+"""The whole way of every expert's published weights: fetched from its publisher, checked, loaded by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+
+from extractors import EXPERTS, Expert, fetch_weights, is_cached, load_expert, verify_weights
+from extractors.spec import WeightsFile
+from extractors.weights import HUB_FILE, HubFile
+from published import PUBLISHED, Published
+from publisher import Publisher, publishing
+
+
+@pytest.fixture
+def publisher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Publisher]:
+    monkeypatch.setenv("REELCACHE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("REELCACHE_WEIGHTS", raising=False)
+    with publishing() as publisher:
+        yield publisher
+
+
+def publish(publisher: Publisher, file: WeightsFile, content: bytes) -> WeightsFile:
+    """The file of the table at its publisher's path, with the digest that it has here where one is told."""
+    path = urlsplit(file.url).path.removeprefix("/")
+    publisher.publish(f"{path}/resolve/main/{HUB_FILE}" if isinstance(file, HubFile) else path, content)
+    digest = sha256(content).hexdigest()[: len(file.sha256)]
+    return replace(file, url=f"{publisher.url}/{path}", sha256=digest)
+
+
+def publish_all(monkeypatch: pytest.MonkeyPatch, publisher: Publisher, expert: Expert, published: Published) -> None:
+    """Have an expert's files published on this machine."""
+    weights = expert.weights
+    pairs = zip(weights.files, published.contents, strict=True)
+    files = tuple(publish(publisher, file, content) for file, content in pairs)
+    monkeypatch.setattr(type(expert), "weights", replace(weights, files=files))
+
+
+def test_it_is_known_how_the_files_of_every_expert_are_published() -> None:
+    lacking = EXPERTS.keys() - PUBLISHED.keys()
+    assert not lacking, f"tests/published.py does not say how the weights of {', '.join(lacking)} are published"
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERTS if name in PUBLISHED])
+def test_published_weights_are_fetched_once_and_loaded_by_name(
+    monkeypatch: pytest.MonkeyPatch, publisher: Publisher, tmp_path: Path, name: str
+) -> None:
+    expert, published = EXPERTS[name], PUBLISHED[name]()
+    publish_all(monkeypatch, publisher, expert, published)
+    assert not is_cached(expert)
+    fetched = fetch_weights([expert])
+    assert [file.problem for file in fetched] == [""] * len(published.contents)
+    assert is_cached(expert) and len(verify_weights().sound) == len(published.contents)
+    publisher.files.clear()
+    loaded = load_expert(expert)
+    assert loaded.sha256 and loaded.source == expert.weights.source
+    state = loaded.network.state_dict()
+    assert {key for key in state.keys() - published.state.keys() if not key.startswith(published.own)} == set()
+    for key, expected in published.state.items():
+        assert torch.equal(state[key], expected), key
+
+
+@pytest.mark.parametrize("name", ["s3d", "ocr", "speech"])
+def test_a_folder_for_a_machine_without_network_is_enough(
+    monkeypatch: pytest.MonkeyPatch, publisher: Publisher, tmp_path: Path, name: str
+) -> None:
+    expert = EXPERTS[name]
+    publish_all(monkeypatch, publisher, expert, PUBLISHED[name]())
+    fetch_weights([expert], to=tmp_path / "box")
+    publisher.files.clear()
+    monkeypatch.setenv("REELCACHE_CACHE", str(tmp_path / "another"))
+    assert load_expert(expert, str(tmp_path / "box")).source == expert.weights.source
+    assert not (tmp_path / "another").exists()

@@ -61,7 +61,7 @@ class OCR:
     least: float = 0.1
     words: str = field(default="", metadata=PLACE)
 
-    kind = "ocr"
+    kind = "text"
     name = "ocr"
 
     def __post_init__(self) -> None:

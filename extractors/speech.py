@@ -68,7 +68,7 @@ class Speech:
     bundle: str = "WAV2VEC2_ASR_BASE_960H"
     words: str = field(default="", metadata=PLACE)
 
-    kind = "speech"
+    kind = "text"
     name = "speech"
 
     def __post_init__(self) -> None:

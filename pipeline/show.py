@@ -73,7 +73,7 @@ def show_summary(console: Console, summary: Summary) -> None:
 
 def show_status(console: Console, summary: StoreSummary, failures: int = FAILURES_SHOWN) -> None:
     """How far a store is."""
-    decoded = f"; {summary.decodes} decodes of a video" if summary.decodes else ""
+    decoded = f"; in all {summary.decodes} times a video was decoded for them" if summary.decodes else ""
     console.print(f"{summary.videos} videos in {summary.shards} shards{decoded}", highlight=False)
     states = (">ok", ">trunc.", ">none", ">failed", ">pending")
     experts = table("expert", ">dim", "weights", *states, ">rows", ">hours", ">MB")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -104,9 +103,7 @@ class TimmExpert:
             # With its classifier: without one, timm takes a file that lacks parameters and leaves them random.
             overlay = {"file": str(file), "custom_load": False}
             model = timm.create_model(self.model, pretrained=True, pretrained_cfg_overlay=overlay)
-        except UnpicklingError as error:  # whose message says how to run what the file carries
-            raise unreadable(file, published, "it is damaged, or carries other things than tensors") from error
-        except Exception as error:  # whatever else a damaged or hostile file sets off
+        except Exception as error:  # whatever a damaged or hostile file sets off
             raise unreadable(file, published, f"{type(error).__name__}: {error}") from error
         if self.cfg.num_classes:
             model.reset_classifier(0)

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -204,9 +203,7 @@ def load_published(
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
         network.load_state_dict(rename(state) if rename else state)
-    except UnpicklingError as error:  # whose message says how to run what the file carries
-        raise unreadable(path, file, "it is damaged, or carries other things than tensors") from error
-    except Exception as error:  # whatever else a damaged or hostile file sets off
+    except Exception as error:  # whatever a damaged or hostile file sets off
         raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
 
 
@@ -231,6 +228,8 @@ def how_to_get(expert: Expert, folder: Path, fetch: bool) -> str:
 def unreadable(path: Path, file: WeightsFile, reason: str) -> WeightsError:
     """The error for a file that does not hold the parameters it should."""
     path = path.resolve() if path.is_symlink() else path  # the hub's client makes links anew
+    if "weights_only" in reason:  # PyTorch's message, which says how to run what the file carries
+        reason = "it is damaged, or carries other things than tensors"
     return WeightsError(
         f"{path} cannot be used: {reason}\n"
         f"Put the one from {file.url or 'its publisher'} in its place, or delete it to have it fetched."

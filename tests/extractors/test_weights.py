@@ -1,17 +1,9 @@
-"""Parameters: random ones by seed, published ones from a folder, a cache or the network, and nothing else."""
+"""Parameters: random ones by seed, published ones from a folder, and nothing else that files may carry."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
-from hashlib import sha256
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +13,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models.video import s3d
 
-import extractors.appearance
-import extractors.download
 from extractors import EXPERTS, Expert, WeightsError, find_expert, load_expert
-from extractors.audio import VGGish, VGGishNetwork
-
-S3D_FILE, VGGISH_FILE = "s3d-d76dad2f.pth", "vggish-10086976.pth"
-TIMM = find_expert("timm:test_resnet")
-TIMM_FILE = "test_resnet.safetensors"
-FILES = {"s3d": S3D_FILE, "vggish": VGGISH_FILE, "timm:test_resnet": TIMM_FILE}
-HUB_FOLDER = "models--timm--test_resnet.r160_in1k"
-
-State = dict[str, torch.Tensor]
+from small_weights import (
+    FILES,
+    S3D_FILE,
+    TIMM,
+    TIMM_FILE,
+    VGGISH_FILE,
+    Hostile,
+    State,
+    leave_alone,
+    same,
+    timm_state,
+    vggish_state,
+)
 
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty cache, and no network: its addresses lead nowhere."""
-    monkeypatch.setenv("REELCACHE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv("REELCACHE_WEIGHTS", raising=False)
-    monkeypatch.setattr(extractors.download, "PAUSE", 0.01)
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    monkeypatch.setattr(extractors.appearance, "ENDPOINT", nowhere)
-    for kind in (type(EXPERTS["s3d"]), VGGish):
-        publish_at(monkeypatch, kind, f"{nowhere}/{kind.weights.files[0].name}")
-
-
-def publish_at(monkeypatch: pytest.MonkeyPatch, kind: Any, url: str, name: str | None = None) -> None:
-    """Have an expert's parameters published elsewhere, and under another name with its own digest."""
-    [file] = kind.weights.files
-    changed = replace(file, name=name, sha256=name.split("-")[1][:8], url=url) if name else replace(file, url=url)
-    monkeypatch.setattr(kind, "weights", replace(kind.weights, files=(changed,)))
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def vggish_state() -> State:
-    """VGGish's 288 MB of parameters in a few kB: every tensor is one number repeated."""
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in VGGishNetwork().state_dict().items()}
-    return {name: torch.tensor(0.001 * number).expand(shape) for number, (name, shape) in enumerate(shapes.items())}
-
-
-def timm_state(model: str = "test_resnet", seed: int = 1) -> State:
-    torch.manual_seed(seed)
-    return timm.create_model(model, pretrained=False).state_dict()
+    leave_alone(monkeypatch, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +48,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parameters(expert: Expert, *weights: Any) -> State:
     network = load_expert(expert, *weights).network
     return getattr(network, "model", network).state_dict()
-
-
-def same(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 # Random
@@ -197,7 +154,9 @@ def test_a_missing_file_is_named_with_its_source_and_what_to_do(tmp_path: Path, 
     expert = find_expert(name)
     with pytest.raises(WeightsError) as told:
         load_expert(expert, str(tmp_path))
-    for part in (FILES[name], expert.weights.files[0].url, str(tmp_path), "--weights FOLDER", "--weights random"):
+    fetch = f"reelcache weights fetch {name} --to {tmp_path} puts them there"
+    copied = f"reelcache weights fetch {name} --to FOLDER", "--weights FOLDER", "REELCACHE_WEIGHTS=FOLDER"
+    for part in (FILES[name], expert.weights.files[0].url, str(tmp_path), fetch, *copied, "--weights random"):
         assert part in str(told.value)
 
 
@@ -258,16 +217,6 @@ def test_a_file_that_holds_no_state_dict_is_refused_by_name(tmp_path: Path, name
         load_expert(find_expert(name), str(tmp_path))
 
 
-class Hostile:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.trace}",)
-
-
 @pytest.mark.parametrize(
     "save", [torch.save, lambda it, file: file.write_bytes(pickle.dumps(it, protocol=2))], ids=["zip", "raw"]
 )
@@ -282,138 +231,3 @@ def test_a_hostile_file_runs_nothing_and_is_refused_by_name(tmp_path: Path, name
     with pytest.raises(WeightsError, match=FILES[name]):
         load_expert(find_expert(name), str(tmp_path))
     assert not trace.exists()
-
-
-# The network
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_without_a_network_it_is_soon_said_what_to_do(tmp_path: Path, name: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(WeightsError) as told:
-        load_expert(find_expert(name))
-    assert time.monotonic() - began < 10
-    for part in (FILES[name], find_expert(name).weights.files[0].url, str(tmp_path / "cache"), "--weights random"):
-        assert part in str(told.value)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_server_that_never_answers_is_given_up_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(extractors.download, "PATIENCE", 0.3)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setattr(extractors.appearance, "ENDPOINT", url)
-        expert = find_expert(name)
-        if name in EXPERTS:
-            publish_at(monkeypatch, type(expert), url)
-        began = time.monotonic()
-        with pytest.raises(WeightsError, match="could not be had"):
-            load_expert(expert)
-        assert time.monotonic() - began < 10
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    asked: list[str]
-
-    def log_message(self, *message: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        super().do_GET()
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """A web server of tmp_path/served, and the paths it was asked for."""
-    (tmp_path / "served").mkdir()
-    handler = type("Handler", (Quiet,), {"asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path / "served")))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.asked
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def fetched(tmp_path: Path) -> list[str]:
-    """What is in the cache, besides locks."""
-    return [path.name for path in (tmp_path / "cache" / "weights").iterdir() if path.name != ".locks"]
-
-
-def publish(monkeypatch: pytest.MonkeyPatch, file: Path, url: str) -> str:
-    """Publish VGGish's state under a name with its own digest, and return that name."""
-    torch.save(vggish_state(), file)
-    name = f"vggish-{sha256(file.read_bytes()).hexdigest()[:8]}.pth"
-    file.rename(file.with_name(name))
-    publish_at(monkeypatch, VGGish, f"{url}/{name}", name)
-    return name
-
-
-def test_weights_are_downloaded_once_and_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, served: tuple[str, list[str]]
-) -> None:
-    url, asked = served
-    name = publish(monkeypatch, tmp_path / "served" / "vggish", url)
-    loaded = load_expert(EXPERTS["vggish"])
-    assert loaded.source == name and same(loaded.network.state_dict(), vggish_state())
-    assert fetched(tmp_path) == [name]
-    assert load_expert(EXPERTS["vggish"]).sha256 == loaded.sha256
-    assert asked == [f"/{name}"]
-    again = load_expert(EXPERTS["vggish"], str(tmp_path / "cache" / "weights"))
-    assert again.sha256 == loaded.sha256, "the cache is a folder of weights"
-
-
-def test_a_download_with_another_checksum_is_refused_and_not_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, served: tuple[str, list[str]]
-) -> None:
-    url, _ = served
-    name = publish(monkeypatch, tmp_path / "served" / "vggish", url)
-    content = bytearray((tmp_path / "served" / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / "served" / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=r"(?s)damaged or another file.*was deleted.*reelcache weights fetch vggish"):
-        load_expert(EXPERTS["vggish"])
-    assert fetched(tmp_path) == []
-
-
-def test_a_page_that_is_gone_is_refused_and_not_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, served: tuple[str, list[str]]
-) -> None:
-    url, _ = served
-    publish_at(monkeypatch, VGGish, f"{url}/{VGGISH_FILE}")
-    with pytest.raises(WeightsError, match="404"):
-        load_expert(EXPERTS["vggish"])
-    assert fetched(tmp_path) == []
-
-
-def test_a_hostile_download_runs_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, served: tuple[str, list[str]]
-) -> None:
-    url, _ = served
-    content = pickle.dumps({"features.0.weight": Hostile(tmp_path / "it_ran")}, protocol=2)
-    name = f"vggish-{sha256(content).hexdigest()[:8]}.pth"
-    (tmp_path / "served" / name).write_bytes(content)
-    publish_at(monkeypatch, VGGish, f"{url}/{name}", name)
-    with pytest.raises(WeightsError, match=name):
-        load_expert(EXPERTS["vggish"])
-    assert not (tmp_path / "it_ran").exists()
-
-
-def test_what_the_hubs_client_once_fetched_is_used_without_asking_anybody(
-    folder: Path, tmp_path: Path, served: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, asked = served
-    monkeypatch.setattr(extractors.appearance, "ENDPOINT", url)
-    hub = tmp_path / "cache" / "weights" / HUB_FOLDER
-    (hub / "refs").mkdir(parents=True)
-    (hub / "refs" / "main").write_text("a" * 40)
-    (hub / "snapshots" / ("a" * 40)).mkdir(parents=True)
-    (hub / "snapshots" / ("a" * 40) / "model.safetensors").write_bytes((folder / TIMM_FILE).read_bytes())
-    expected = load_expert(TIMM, str(folder))
-    assert load_expert(find_expert("timm:test_resnet")).sha256 == expected.sha256
-    assert load_expert(TIMM, str(tmp_path / "cache" / "weights")).sha256 == expected.sha256
-    assert asked == []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from feature_store.foreign.hdf5_files import SUFFIXES, child, open_file, read_dataset, reading
+from feature_store.foreign.hdf5_files import SUFFIXES, child, has, open_file, read_dataset, reading
 from feature_store.foreign.source import Rows, Source, check_ids, choose, find_files
 from feature_store.layout import StoreError, VideoStatus
 
@@ -74,7 +74,7 @@ def _statuses(file: Any, path: Path) -> Mapping[str, tuple[str, VideoStatus]]:
 def _dataset(group: Any, name: str, where: str, path: Path) -> np.ndarray:
     import h5py  # here, since most commands on a store do without it
 
-    if not isinstance(group, h5py.Group) or name not in group:
+    if not isinstance(group, h5py.Group) or not has(group, name, path):
         raise StoreError(f"{where}: there is no dataset {name!r}")
     dataset = child(group, name, path)
     if not isinstance(dataset, h5py.Dataset):

@@ -32,6 +32,12 @@ def open_file(path: Path) -> Any:
         return h5py.File(path, "r")
 
 
+def has(group: Any, name: str, path: Path) -> bool:
+    """Whether a group has a member of that name; unlike `in`, looks at no link's other end."""
+    with reading(path):
+        return group.get(name, getlink=True) is not None
+
+
 def child(group: Any, name: str, path: Path) -> Any:
     """A member of a group of the file. Raises StoreError if it is a link to somewhere else."""
     import h5py

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from feature_store.foreign.hdf5_files import SUFFIXES, child, open_file, read_dataset, reading
+from feature_store.foreign.hdf5_files import SUFFIXES, child, has, open_file, read_dataset, reading
 from feature_store.foreign.source import Rows, Source, no_rows, one_file_a_video
 from feature_store.layout import StoreError
 
@@ -39,7 +39,7 @@ def _read(file: Any, path: Path, key: str) -> Rows:
     import h5py  # here, since most commands on a store do without it
 
     name = f"features.{key}"
-    if name not in file:
+    if not has(file, name, path):
         return no_rows(f"its file has no {name}")
     dataset = child(file, name, path)
     if not isinstance(dataset, h5py.Dataset):
@@ -58,6 +58,6 @@ def _read(file: Any, path: Path, key: str) -> Rows:
 def _times(file: Any, path: Path, key: str) -> np.ndarray | None:
     """The times of rows, where MMT uses what is stored of them."""
     name = f"features_t.{key}"
-    if key in WIDTHS or key in UNTIMED or name not in file:
+    if key in WIDTHS or key in UNTIMED or not has(file, name, path):
         return None
     return read_dataset(child(file, name, path), f"{path}, {name}", path)

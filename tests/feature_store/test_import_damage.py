@@ -193,6 +193,11 @@ def external_link_in_a_group(path: Path) -> None:
         file.create_group("a")["c3d"] = h5py.ExternalLink(str(outside(path.parent)), "/a")
 
 
+def dangling_link(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["a"] = h5py.ExternalLink("nowhere.h5", "/a")
+
+
 def soft_link(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["b"], file["a"] = ONES, h5py.SoftLink("/b")
@@ -224,6 +229,7 @@ def cut_off(path: Path) -> None:
 HDF5: dict[str, tuple[Callable[[Path], Any], str]] = {
     "external link": (external_link, "ExternalLink"),
     "external link in a group": (external_link_in_a_group, "ExternalLink"),
+    "dangling link": (dangling_link, "ExternalLink"),
     "soft link": (soft_link, "SoftLink"),
     "external values": (external_values, "other files"),
     "virtual values": (virtual_values, "other files"),
@@ -245,7 +251,7 @@ def test_an_hdf5_file_that_is_damaged_or_reaches_outside(case: str, format: str,
     refused(format, tmp_path / "x.hdf5", says, "x.hdf5")
 
 
-@pytest.mark.parametrize("write", [external_link, external_values, virtual_values, soft_link])
+@pytest.mark.parametrize("write", [external_link, dangling_link, external_values, virtual_values, soft_link])
 def test_an_mmt_file_that_reaches_outside(write: Callable[[Path], None], tmp_path: Path) -> None:
     write(tmp_path / "video7.h5")
     with h5py.File(tmp_path / "video7.h5", "a") as file:

@@ -37,6 +37,8 @@ def load_array(path: Path) -> np.ndarray:
     """An array, mapped. Raises StoreError if it is damaged, or holds objects."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: is gone, or was never there; bring it back, or export again") from None
     except (ValueError, EOFError, OSError) as error:
         raise StoreError(f"{path}: not a NumPy array of numbers ({error}); it may be cut off") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from feature_store.reader import FeatureStore
 from feature_store.writer import StoreWriter, read_plan
 
 ZARR = "zarr.json"
+LOOK_EVERY = 0.05  # seconds, while a folder is being removed
+LOOKS, LOOKS_GONE = 200, 4  # at most; and in a row, until it is taken for gone
 
 
 def digest_of_ids(ids: Sequence[str]) -> Callable[[int, int], str]:
@@ -100,9 +103,8 @@ def all_or_nothing(store: Path, expert: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if folder.exists():
-            (folder / ZARR).unlink(missing_ok=True)  # first: without it no shard counts
-            shutil.rmtree(folder)
+        (folder / ZARR).unlink(missing_ok=True)  # first: without it no shard counts
+        _remove(folder)
         if plan is not None:
             replace_file(store / ZARR, plan)
         elif store.exists():
@@ -110,6 +112,18 @@ def all_or_nothing(store: Path, expert: str) -> Iterator[None]:
             if not was_there and not any(store.iterdir()):
                 store.rmdir()
         raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder for good: threads of Zarr may go on for a moment with a write that was interrupted."""
+    looks_gone = 0
+    for _ in range(LOOKS):
+        looks_gone = 0 if folder.exists() else looks_gone + 1
+        if looks_gone == LOOKS_GONE:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(LOOK_EVERY)
+    shutil.rmtree(folder)  # which raises what is wrong
 
 
 def _is_store(path: Path) -> bool:

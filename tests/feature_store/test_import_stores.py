@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +170,33 @@ def test_a_source_that_changes_while_it_is_imported_is_not_imported(tmp_path: Pa
     with pytest.raises(StoreError, match=r"c\.npy.*changed while it was imported"):
         import_features("npy", [source], tmp_path / "s", expert="x", untimed=True, show=change)
     assert not (tmp_path / "s").exists()
+
+
+def test_an_interrupt_leaves_nothing_though_a_write_goes_on_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = npy(tmp_path, "a", "b", "c")
+    before = contents(tmp_path)
+    threads: list[threading.Thread] = []
+
+    def interrupted(writer: ShardWriter, *arguments: Any) -> Any:
+        def go_on() -> None:
+            for chunk in range(60):
+                path = writer._folder / "features" / "c" / str(chunk)
+                with suppress(OSError):  # the folder may go between the two
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(bytes(100))
+                time.sleep(0.002)
+
+        threads.append(threading.Thread(target=go_on))
+        threads[0].start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardWriter, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_features("npy", [source], tmp_path / "s", expert="x", untimed=True)
+    threads[0].join()
+    assert contents(tmp_path) == before and not (tmp_path / "s").exists()
 
 
 def test_an_import_that_went_on_and_fails_leaves_complete_shards_only(

@@ -176,6 +176,8 @@ class _Transfer:
             self.part.unlink()
             raise _Broken("the server has another part than asked for")
         answer.raise_for_status()
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise DownloadError("the server, or something in between, sends a web page instead of the file")
         start = have if fits else 0
         length = answer.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None

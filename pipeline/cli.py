@@ -180,10 +180,12 @@ def weights_fetch(
         chosen = [*find_experts(names), *(find_preset(preset) if preset else ())]
         fetched = fetch_weights(chosen, to, tell=lambda file: show_fetched(out, err, file))
     if any(file.problem for file in fetched):
-        err.print("The same command goes on from here. HTTPS_PROXY and HF_ENDPOINT (a mirror of the hub) are heeded.")
+        note = "The same command goes on from here. HTTPS_PROXY and HF_ENDPOINT (a mirror of the hub) are heeded."
+        err.print(note, soft_wrap=True)
         raise typer.Exit(1)
     if to:
-        out.print(f"Copy {to} and pass it as --weights, or set REELCACHE_WEIGHTS to it.", highlight=False, markup=False)
+        note = f"Copy {to} and pass it as --weights, or set REELCACHE_WEIGHTS to it."
+        out.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 @weights_app.command("verify")

@@ -222,7 +222,7 @@ def show_weights(console: Console, folder: str, files: Iterable[ListedFile]) -> 
         row = (plain(file.file), size, file.license, digest, host, Text(file.where, style=style))
         shown.add_row(file.expert, *row)
     console.print(shown)
-    console.print(plain(f"folder: {folder}"))
+    console.print(plain(f"folder: {folder}"), soft_wrap=True)
 
 
 def show_fetched(console: Console, errors: Console, file: FetchedFile) -> None:
@@ -242,9 +242,9 @@ def show_weights_verdict(console: Console, verdict: WeightsVerdict) -> None:
         console.print(damaged)
         console.print("Delete them, and fetch or copy them again: reelcache weights fetch EXPERT")
     for name in verdict.no_digest:
-        console.print(plain(f"{name}: nobody tells its digest, so it could not be checked"))
+        console.print(plain(f"{name}: nobody tells its digest, so it could not be checked"), soft_wrap=True)
     checked = len(verdict.sound) + len(verdict.damaged)
-    console.print(plain(f"{verdict.folder}: {checked} files checked, {len(verdict.damaged)} damaged"))
+    console.print(plain(f"{verdict.folder}: {checked} checked, {len(verdict.damaged)} damaged"), soft_wrap=True)
 
 
 def show_import(console: Console, summary: ImportSummary) -> None:

@@ -18,9 +18,10 @@ DRIP = 1 << 16  # bytes that a slow server sends at once
 class Publisher:
     """What is published by path, how the next answers fail, and what was asked for.
 
-    An entry of `faults` is for one GET of a file: a status like "503", "cut 1000" (the connection breaks after so
-    many bytes), "long 7" (it promises so many bytes too many), "corrupt", "silent 1000" (nothing more
-    comes after so many bytes), "slow 0.1" (so many seconds between pieces), "to URL" (a redirect), "".
+    An entry of `faults` is for one GET of a file: a status like "503", "cut 1000" (the connection breaks
+    after so many bytes), "long 7" (it promises so many bytes too many), "corrupt", "silent 1000" (nothing
+    more comes after so many bytes), "slow 0.1" (so many seconds between pieces), "to URL" (a redirect),
+    "page" (it is said to be a web page), "".
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -84,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Type", "text/html; charset=utf-8" if kind == "page" else "application/octet-stream")
         if publisher.etags:
             self.send_header("ETag", etag)
         self.send_header("X-Repo-Commit", COMMIT)

@@ -94,7 +94,7 @@ def test_every_file_of_the_table_is_listed_with_its_source_and_license(publisher
     }
     assert all(file["license"] and file["where"] == "missing" for file in files.values())
     printed = reelcache("weights", "list").stdout
-    assert "no digest" in printed and "missing" in printed and str(tmp_path / "cache") in printed.replace("\n", "")
+    assert "no digest" in printed and "missing" in printed and str(tmp_path / "cache") in printed
     assert publisher.asked == [], "to list asks nobody"
 
 
@@ -236,7 +236,7 @@ def test_damage_is_found_by_name_in_files_of_every_origin(publisher: Publisher, 
     names = [damage["file"] for damage in found["damaged"]]
     assert names[:2] == ["s3d.pth", "vggish.pth"] and "test_resnet" in names[2] and found["sound"] == []
     printed = reelcache("weights", "verify", code=1).stdout
-    assert "s3d.pth" in printed and "3 files checked, 3 damaged" in printed.replace("\n", " ")
+    assert "s3d.pth" in printed and "3 checked, 3 damaged" in printed
     assert [reelcache("weights", "fetch", name, code=1).stderr.count("cannot be used") for name in ("s3d", TIMM)] == [
         1,
         1,
@@ -279,7 +279,14 @@ def test_notes_of_digests_lead_to_no_other_folder(publisher: Publisher, tmp_path
 
 def test_a_mirror_of_the_hub_is_asked_instead(publisher: Publisher, tmp_path: Path) -> None:
     publisher.faults = ["cut 200000"]
-    program = f"from extractors import *; print(load_expert(find_expert({TIMM!r})).sha256)"
+    program = """
+import sys, types
+sys.modules["extractors"] = package = types.ModuleType("extractors")  # without what other experts import
+package.__path__ = ["extractors"]
+from extractors.appearance import TimmExpert
+from extractors.weights import load_expert
+print(load_expert(TimmExpert("test_resnet")).sha256)
+"""
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

@@ -120,6 +120,13 @@ def test_a_page_that_is_gone_is_asked_for_once(publisher: Publisher, path: Path)
     assert len(publisher.asked) == 1 and names(path) == []
 
 
+def test_a_web_page_is_no_file(publisher: Publisher, path: Path) -> None:
+    publisher.faults = ["page"]
+    with pytest.raises(DownloadError, match="a web page instead of the file"):
+        download(url(publisher), path)
+    assert names(path) == []
+
+
 def test_nobody_there_is_soon_told(path: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(extractors.download.time, "sleep", pauses.append)

@@ -36,7 +36,7 @@ def open_npy(paths: Sequence[Path], key: str | None, expert: str) -> Source:
 def load_array(path: Path) -> np.ndarray:
     """An array, mapped. Raises StoreError if it is damaged, or holds objects."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")  # np.load would take other formats, too
     except FileNotFoundError:
         raise StoreError(f"{path}: is gone, or was never there; bring it back, or export again") from None
     except (ValueError, EOFError, OSError) as error:

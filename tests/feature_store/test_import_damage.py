@@ -290,6 +290,13 @@ def test_a_npy_file_that_is_cut_off(kept: int, tmp_path: Path) -> None:
     refused("npy", source, "cut off", "a.npy")
 
 
+def test_a_npy_file_that_is_an_archive(tmp_path: Path) -> None:
+    source = foreign.write_npy(tmp_path / "i3d", {"b": ONES})
+    with open(source / "a.npy", "wb") as file:
+        np.savez(file, ONES)
+    refused("npy", source, "not a NumPy array of numbers", "a.npy")
+
+
 def test_a_npy_file_of_objects_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "i3d").mkdir()

@@ -203,6 +203,7 @@ def test_tensors_of_bfloat16_and_arrays_with_a_batch_of_one_are_read(tmp_path: P
     source = foreign.write_tensors(tmp_path / "pt", {"a": torch.tensor([[1.5, 2.0]], dtype=torch.bfloat16)})
     import_features("drn-pt", [source], tmp_path / "s", expert="pt", untimed=True)
     assert imported(tmp_path / "s", "pt")["a"].tolist() == [[1.5, 2.0]]
-    vatex = foreign.write_npy(tmp_path / "npy", {"a": np.ones((1, 5, 2), np.float32)})
-    import_features("npy", [vatex], tmp_path / "s", expert="npy", untimed=True)
+    vatex = foreign.write_npy(tmp_path / "npy", {"a": np.ones((1, 5, 2), np.float32), "b": np.empty((0, 2), "f4")})
+    summary = import_features("npy", [vatex], tmp_path / "s", expert="npy", untimed=True, skip_unknown=True)
+    assert (summary.ok, summary.skipped) == (1, 1)
     assert imported(tmp_path / "s", "npy")["a"].shape == (5, 2)

@@ -88,7 +88,7 @@ def list_weights(folder: Path | None = None) -> list[ListedFile]:
     for expert in known_experts():
         for file in expert.weights.files:
             path = present(file, folder)
-            shared = None if path else torch_copy(file)
+            shared = None if path or folder != cache_folder() else torch_copy(file)
             where = "fetched" if path else "in torch's cache" if shared else "missing"
             found = path or shared
             size = found.stat().st_size if found else file.size or None
@@ -100,7 +100,8 @@ def list_weights(folder: Path | None = None) -> list[ListedFile]:
 def is_cached(expert: Expert, folder: Path | None = None) -> bool:
     """Whether all files of an expert are there, so that it can be loaded without network access."""
     folder = folder or weights_folder()
-    return all(present(file, folder) or torch_copy(file) for file in expert.weights.files)
+    shared = folder == cache_folder()  # only beside the cache is torch's looked into
+    return all(present(file, folder) or (shared and torch_copy(file)) for file in expert.weights.files)
 
 
 def fetch_weights(
@@ -108,19 +109,20 @@ def fetch_weights(
     to: Path | str | None = None,
     tell: Callable[[FetchedFile], None] = lambda fetched: None,
 ) -> list[FetchedFile]:
-    """Fetch the published parameters of experts into the cache, or into the folder `to`.
+    """Fetch the published parameters of experts to where they are looked for by default, or into the folder `to`.
 
-    The folder serves as `--weights FOLDER` on a machine without network access; what the cache has is
+    Such a folder serves as `--weights FOLDER` on a machine without network access; what the cache has is
     copied from there. A file that cannot be had does not keep the others from being fetched: its
     `problem` says why. `tell` hears of each file as it is done.
     """
+    folder = Path(to) if to else weights_folder()
     chosen = [find_expert(expert) if isinstance(expert, str) else expert for expert in experts]
     results = []
     for expert in chosen:
         for file in expert.weights.files:
             license = expert.weights.license
             try:
-                path = find_file(file, cache_folder(), fetch=True) if to is None else fill(file, Path(to))
+                path = find_file(file, folder, fetch=True) if folder == cache_folder() else fill(file, folder)
                 result = FetchedFile(expert.name, file.name, license, path=str(path))
             except (WeightsError, OSError) as error:
                 result = FetchedFile(expert.name, file.name, license, problem=str(error))

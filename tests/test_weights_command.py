@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 import extractors.appearance
 import extractors.download
-from extractors import EXPERTS, find_expert, load_expert
+from extractors import EXPERTS, find_expert, is_cached, load_expert
 from extractors.audio import VGGish
 from extractors.motion import S3D
 from pipeline.cli import app
@@ -116,6 +116,17 @@ def put_into_torchs_cache(tmp_path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     return path
+
+
+def test_a_folder_that_is_set_is_fetched_into_and_torchs_cache_does_not_count(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_into_torchs_cache(tmp_path, S3D_BYTES)
+    assert is_cached(EXPERTS["s3d"])
+    monkeypatch.setenv("REELCACHE_WEIGHTS", str(tmp_path / "box"))
+    assert not is_cached(EXPERTS["s3d"]) and listed(tmp_path)["s3d"]["where"] == "missing"
+    reelcache("weights", "fetch", "s3d")
+    assert is_cached(EXPERTS["s3d"]) and (tmp_path / "box" / "s3d.pth").read_bytes() == S3D_BYTES
 
 
 # experts

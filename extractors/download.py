@@ -39,9 +39,10 @@ def download(url: str, path: Path, sha256: str = "") -> str:
     """Put the file published at `url` at `path`, and return its SHA-256.
 
     What came is kept in `path`.part, from which a later call goes on, until the whole file agrees with
-    `sha256`, which may be the beginning of a digest; only then it gets its name. Without a digest nobody
-    could tell whether an old part belongs to the file, so that it starts over. Of several callers for
-    one path, in any process, one downloads and the others find the file there. Raises DownloadError.
+    `sha256`, which may be the beginning of a digest; only then it gets its name. Without a digest the
+    server must say that the file is still the one that the part is of, or it starts over. Of several
+    callers for one path, in any process, one downloads and the others find the file there. Raises
+    DownloadError.
     """
     if not url.startswith(("https://", "http://")):
         raise DownloadError(f"only http and https addresses are fetched, not {url or 'none'}")
@@ -49,21 +50,20 @@ def download(url: str, path: Path, sha256: str = "") -> str:
         if path.exists():
             return file_digest(path)
         transfer = _Transfer(url, path.with_name(f"{path.name}.part"), checked=bool(sha256))
-        if not transfer.checked:
-            transfer.part.unlink(missing_ok=True)
         resumed = transfer.size > 0
         with _shown(path.name) as show:
             digest = transfer.run(show)
             if resumed and not digest.startswith(sha256):  # the old part may have been of another file
-                transfer.part.unlink()
+                transfer.drop()
                 digest = transfer.run(show)
         if not digest.startswith(sha256):
-            transfer.part.unlink()
+            transfer.drop()
             raise DownloadError(
                 f"what came is damaged or another file: its SHA-256 begins with {digest[: len(sha256)]}, "
                 f"the published one's with {sha256}. It was deleted"
             )
         settle(transfer.part, path)
+        transfer.drop()
     return digest
 
 
@@ -123,12 +123,20 @@ class _Transfer:
     url: str
     part: Path
     checked: bool  # against a digest, in the end
-    version: str = ""  # the server's mark of the file's content, once it told
     answered: bool = False
 
     @property
     def size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
+
+    @property
+    def mark(self) -> Path:
+        """Where the server's mark of the content is kept that `part` is of, if there is no digest to check it by."""
+        return self.part.with_name(f"{self.part.name}.mark")
+
+    def drop(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.mark.unlink(missing_ok=True)
 
     def run(self, show: Callable[[int, int | None], None]) -> str:
         """Complete `part`, in as many tries as bring something, and return its digest."""
@@ -147,14 +155,15 @@ class _Transfer:
 
     def _go_on(self, show: Callable[[int, int | None], None]) -> None:
         """One request for what is missing."""
-        if not (self.checked or self.version):
-            self.part.unlink(missing_ok=True)
+        mark = self.mark.read_text() if self.mark.exists() else ""
+        if not (self.checked or mark):
+            self.drop()
         have = self.size
         headers = {"Accept-Encoding": "identity"}  # lengths and digests are of the file itself
         if have:
             headers["Range"] = f"bytes={have}-"
-            if self.version:
-                headers["If-Range"] = self.version
+            if not self.checked:
+                headers["If-Range"] = mark
         try:
             with requests.get(self.url, headers=headers, stream=True, timeout=PATIENCE) as answer:
                 self._take(answer, have, show)
@@ -173,7 +182,7 @@ class _Transfer:
             return  # a process that died after the last byte left the whole file
         fits = answer.status_code == 206 and sent and sent[1] == str(have)
         if have and not fits and answer.status_code in (206, 416):
-            self.part.unlink()
+            self.drop()
             raise _Broken("the server has another part than asked for")
         answer.raise_for_status()
         if answer.headers.get("Content-Type", "").startswith("text/html"):
@@ -181,8 +190,11 @@ class _Transfer:
         start = have if fits else 0
         length = answer.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
-        mark = answer.headers.get("ETag", "")
-        self.version = mark if mark.startswith('"') else ""  # a weak mark does not speak of bytes
+        if not start:
+            self.drop()
+            mark = answer.headers.get("ETag", "")
+            if mark.startswith('"') and not self.checked:  # a weak one does not speak of bytes
+                self.mark.write_text(mark)
         with self.part.open("r+b" if start else "wb", buffering=0) as file:
             file.seek(start)
             show(start, total)

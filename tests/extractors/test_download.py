@@ -205,6 +205,26 @@ def test_an_old_part_without_a_digest_to_judge_it_by_is_thrown_away(publisher: P
     assert path.read_bytes() == CONTENT and publisher.gets == ["/w.pth"]
 
 
+def test_a_part_whose_server_knows_it_is_gone_on_with_without_a_digest(publisher: Publisher, path: Path) -> None:
+    publisher.faults = ["cut 200000", *["503"] * TRIES]
+    with pytest.raises(DownloadError):
+        download(url(publisher), path)
+    assert names(path) == ["w.pth.part", "w.pth.part.mark"]
+    download(url(publisher), path)
+    assert publisher.gets[-1] == f"/w.pth bytes={3 * BLOCK}-"
+    assert path.read_bytes() == CONTENT and names(path) == ["w.pth"]
+
+
+def test_a_part_of_what_a_server_no_longer_has_is_thrown_away(publisher: Publisher, path: Path) -> None:
+    publisher.faults = ["cut 200000", *["503"] * TRIES]
+    with pytest.raises(DownloadError):
+        download(url(publisher), path)
+    later = os.urandom(500_000)
+    publisher.publish("w.pth", later)
+    download(url(publisher), path)
+    assert path.read_bytes() == later
+
+
 def test_a_part_that_is_already_whole_becomes_the_file(publisher: Publisher, path: Path) -> None:
     left(path, CONTENT)
     download(url(publisher), path, PREFIX)

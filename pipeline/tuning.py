@@ -15,5 +15,5 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)  # bytes; larger blocks are still given back
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 64 << 20)  # bytes; larger blocks are still given back, or gaps between
+        libc.mallopt(M_TRIM_THRESHOLD, 512 << 20)  # blocks of many sizes would add up to gigabytes

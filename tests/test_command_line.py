@@ -103,7 +103,7 @@ def test_damage_is_found_dropped_and_made_good(folder: Path) -> None:
     [
         (["extract", "corpus.jsonl", "new.zarr", "--experts", "resnet151", "--weights", "random"], 2, "resnet152"),
         (["extract", "corpus.jsonl", "new.zarr"], 2, "--experts NAME,NAME or --preset NAME"),
-        (["extract", "corpus.jsonl", "new.zarr", "--preset", "demos"], 2, "dual-encoding, hanet, demo"),
+        (["extract", "corpus.jsonl", "new.zarr", "--preset", "demos"], 2, "dual-encoding, hanet, drn"),
         (["extract", "corpus.jsonl", "new.zarr", "--experts", "s3d", "--set", "s3d.speed=2"], 2, "length, fps, hop"),
         (["extract", "corpus.jsonl", "new.zarr", "--experts", "vggish", "--weights", "./none"], 1, "none"),
         (["extract", "missing.jsonl", "new.zarr", "--experts", "s3d", "--weights", "random"], 1, "missing.jsonl"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,8 +186,9 @@ def test_features_that_cannot_be_stored_fail_the_video_and_not_the_run(
 ) -> None:
     append = pipeline.shards.ShardTask.append
 
-    def overflow(self, expert, number, first_row, features, times):
-        append(self, expert, number, first_row, features * (1e9 if number == 1 and first_row else 1), times)
+    def overflow(task: pipeline.shards.ShardTask, rows: pipeline.shards.Rows) -> None:
+        factor = np.float32(1e9 if rows.number == 1 and rows.first else 1)
+        append(task, replace(rows, features=rows.features * factor))
 
     monkeypatch.setattr(pipeline.shards.ShardTask, "append", overflow)
     summary = extract(manifest, tmp_path / "s", quick_experts()[:1], weights="random", batch_size=1)

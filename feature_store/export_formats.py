@@ -1,10 +1,12 @@
 """What exports look like. Ids and names of experts become names of files by `safe_name`.
 
-    npy          index.json, <expert>/<video>.npy (T, dim) float32, <expert>/<video>.times.npy (T, 2) float64
-    hdf5         index.json, <expert>.h5: a group <video> with `features`, `times` and the attribute `status`,
-                 JSON with the id; attributes `expert`, `provenance` and `about` (JSON) of the file
+    npy          index.json, <expert>/<video>.npy (T, dim) float32, <expert>/<video>.times.npy (T, 2) float64,
+                 <expert>/<video>.records.json of experts that find things: a list, a record a row
+    hdf5         index.json, <expert>.h5: a group <video> with `features`, `times` and, of experts that find things,
+                 `records` (T,) JSON; its attribute `status` is JSON with the id; attributes `expert`, `provenance`
+                 and `about` (JSON) of the file
     webdataset   index.json, shard-<number>.tar: of each video <video>.<expert>.npy and <video>.json, which
-                 tells its id, and for each expert its file, status and times
+                 tells its id, and for each expert its file, status, times and records
 
 A video without rows has no arrays, only a status. index.json holds provenance and what was written, and
 is what tells an export from any other folder.
@@ -16,7 +18,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -27,13 +29,22 @@ from feature_store.foreign.npy import TIMES
 from feature_store.layout import StoreError, VideoStatus
 from feature_store.reader import ExpertInfo, Features
 
+RECORDS = ".records.json"
 SHARD_BYTES = 1 << 30  # of features in a tar file, beyond which the next one begins
 
 
-class Add(Protocol):
-    """Takes a video with its features, by expert; an expert that did not come to it is left out."""
+@dataclass(frozen=True)
+class Exported:
+    """What an expert has of a video; `records` only if it finds things."""
 
-    def __call__(self, video: str, features: Mapping[str, Features]) -> None: ...
+    features: Features
+    records: list[dict[str, Any]] | None
+
+
+class Add(Protocol):
+    """Takes a video with what experts have of it; an expert that did not come to it is left out."""
+
+    def __call__(self, video: str, experts: Mapping[str, Exported]) -> None: ...
 
 
 @contextmanager
@@ -42,12 +53,14 @@ def writing_npy(folder: Path, experts: Mapping[str, ExpertInfo]) -> Iterator[Add
     for name in experts:
         (folder / safe_name(name)).mkdir()
 
-    def add(video: str, features: Mapping[str, Features]) -> None:
-        for name, found in features.items():
-            if len(found.values):
+    def add(video: str, experts: Mapping[str, Exported]) -> None:
+        for name, found in experts.items():
+            if len(found.features.values):
                 place = folder / safe_name(name) / safe_name(video)
-                np.save(f"{place}.npy", found.values)
-                np.save(f"{place}{TIMES}", found.times)
+                np.save(f"{place}.npy", found.features.values)
+                np.save(f"{place}{TIMES}", found.features.times)
+                if found.records is not None:
+                    Path(f"{place}{RECORDS}").write_text(_json(found.records), encoding="utf-8")
 
     yield add
 
@@ -64,11 +77,14 @@ def writing_hdf5(folder: Path, experts: Mapping[str, ExpertInfo]) -> Iterator[Ad
             documents = {"provenance": json.dumps(dict(info.identity)), "about": json.dumps(dict(info.about))}
             files[name].attrs.update({"expert": name, **documents})
 
-        def add(video: str, features: Mapping[str, Features]) -> None:
-            for name, found in features.items():
+        def add(video: str, experts: Mapping[str, Exported]) -> None:
+            for name, found in experts.items():
                 group = files[name].create_group(safe_name(video))
-                group.attrs["status"] = json.dumps(status_document(found.status))
-                group["features"], group["times"] = found.values, found.times
+                group.attrs["status"] = json.dumps(status_document(found.features.status))
+                group["features"], group["times"] = found.features.values, found.features.times
+                if found.records is not None:
+                    lines = [_json(record) for record in found.records]
+                    group.create_dataset("records", data=lines, dtype=h5py.string_dtype())
 
         yield add
     finally:
@@ -100,22 +116,29 @@ def writing_webdataset(folder: Path, experts: Mapping[str, ExpertInfo]) -> Itera
     options = {"maxsize": SHARD_BYTES, "encoder": False, "mtime": 0, "format": "PAX_FORMAT", "verbose": 0}
     with closing(ShardWriter("%06d", opener=open_shard, post=close_shard, **options)) as shards:
 
-        def add(video: str, features: Mapping[str, Features]) -> None:
-            told = {name: _webdataset_document(found, endings[name]) for name, found in features.items()}
+        def add(video: str, experts: Mapping[str, Exported]) -> None:
+            told = {name: _webdataset_document(found, endings[name]) for name, found in experts.items()}
             sample: dict[str, Any] = {"__key__": safe_name(video)}
             sample["json"] = json.dumps({"id": video, "experts": told}).encode()
-            sample |= {endings[name]: _npy(found.values) for name, found in features.items() if len(found.values)}
+            values = {endings[name]: found.features.values for name, found in experts.items()}
+            sample |= {ending: _npy(rows) for ending, rows in values.items() if len(rows)}
             shards.write(sample)
 
         yield add
 
 
-def _webdataset_document(found: Features, ending: str) -> dict[str, Any]:
+def _webdataset_document(found: Exported, ending: str) -> dict[str, Any]:
+    features = found.features
     return {
-        "file": ending if len(found.values) else None,
-        "status": status_document(found.status),
-        "times": found.times.tolist(),
+        "file": ending if len(features.values) else None,
+        "status": status_document(features.status),
+        "times": features.times.tolist(),
+        **({} if found.records is None else {"records": found.records}),
     }
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, ensure_ascii=False)
 
 
 def _npy(values: np.ndarray) -> bytes:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feature_store.export_formats import WRITERS, entries, status_document
+from feature_store.export_formats import RECORDS, WRITERS, Exported, entries, status_document
 from feature_store.foreign.npy import INDEX
 from feature_store.foreign.source import ImportUsageError
 from feature_store.foreign.survey import Show
 from feature_store.layout import StoreError, replace_file
-from feature_store.reader import ExpertInfo, FeatureStore, unknown_video
+from feature_store.reader import ExpertInfo, ExpertReader, FeatureStore, unknown_video
 
 MAKER = "reelcache export"
 
@@ -40,9 +40,9 @@ def export_features(
 ) -> ExportSummary:
     """Write features as files that other tools read; `export_formats` says how they lie there.
 
-    Values are float32, which float16 features become without loss; records of experts that find things
-    are not exported. A folder that holds a previous export is written anew; of one that is cut off
-    index.json says that it is not complete.
+    Values are float32, which float16 features become without loss. Records of experts that find things go with
+    them; `import_features` does not take those back. A folder that holds a previous export is written anew; of
+    one that is cut off index.json says that it is not complete.
 
     Args:
         store: the store.
@@ -69,15 +69,19 @@ def export_features(
     rows = dict.fromkeys(chosen, 0)
     with WRITERS[format](folder, chosen) as add:
         for number, video in enumerate(ids, 1):
-            features = {name: opened[name].read(video) for name in chosen if video in opened[name]}
-            add(video, features)
-            for name, found in features.items():
-                rows[name] += len(found.values)
-                index["experts"][name]["videos"].append(status_document(found.status))
+            exported = {name: _export(opened[name], video) for name in chosen if video in opened[name]}
+            add(video, exported)
+            for name, found in exported.items():
+                rows[name] += len(found.features.values)
+                index["experts"][name]["videos"].append(status_document(found.features.status))
             if show is not None:
                 show("exporting", number, len(ids))
     _write_index(folder, {**index, "complete": True})
     return ExportSummary(format, str(folder), len(ids), rows)
+
+
+def _export(expert: ExpertReader, video: str) -> Exported:
+    return Exported(expert.read(video), expert.records(video) if expert.info.identity.get("records") else None)
 
 
 def _experts(store: FeatureStore, names: Sequence[str] | None) -> dict[str, ExpertInfo]:
@@ -139,7 +143,9 @@ def _previous(folder: Path) -> Iterator[Path]:
         raise StoreError(f"{folder} holds other things; name a new folder for the export") from None
     for pattern in [INDEX, *patterns]:
         for path in folder.glob(pattern):
-            strange = [file for file in path.iterdir() if file.suffix != ".npy"] if path.is_dir() else []
+            strange = (
+                [file for file in path.iterdir() if not file.name.endswith((".npy", RECORDS))] if path.is_dir() else []
+            )
             if strange or path.is_symlink():
                 raise StoreError(f"{path} holds other things than an export; name a new folder for the export")
             yield path

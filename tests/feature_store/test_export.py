@@ -55,6 +55,33 @@ def test_npy_is_a_file_a_video_an_expert_with_its_times(store: Path, tmp_path: P
     assert told == {"ant": "ok", "bee": "ok", "cat": "no_stream", "dog": "failed", "eel": "truncated"}
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_records_go_with_the_features_and_do_not_hinder_their_return(tmp_path: Path, form: str) -> None:
+    records = {"sign": [{"text": "Füße", "box": [[1, 2.5]]}, {"text": "出口"}], "mute": []}
+    writer = StoreWriter(tmp_path / "s")
+    plan(writer, list(records))
+    shard = writer.add_expert("ocr", identity(records=True), {}).begin(0)
+    shard.append(0, 0, features("sign", 2), times(2), records["sign"])
+    shard.finish([VideoStatus("sign", "ok", rows=2, seconds=1.0), VideoStatus("mute", "ok", seconds=1.0)], {})
+    for _ in range(2):  # the second time over the first
+        export_features(tmp_path / "s", tmp_path / "out", form)
+    if form == "npy":
+        exported = json.loads((tmp_path / "out" / "ocr" / "sign.records.json").read_text("utf-8"))
+    elif form == "hdf5":
+        with h5py.File(tmp_path / "out" / "ocr.h5") as file:
+            exported = [json.loads(record) for record in file["sign/records"]]
+            assert len(file["mute/records"]) == 0
+    else:
+        with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+            document = tar.extractfile("sign.json")
+            assert document
+            exported = json.load(document)["experts"]["ocr"]["records"]
+    assert exported == FeatureStore(tmp_path / "s")["ocr"].records("sign")
+    if form != "webdataset":
+        import_features(form, [tmp_path / "out"], tmp_path / "t", expert="ocr")
+        np.testing.assert_array_equal(FeatureStore(tmp_path / "t")["ocr"].read("sign").values, features("sign", 2))
+
+
 def test_hdf5_is_a_file_an_expert_a_group_a_video(store: Path, tmp_path: Path) -> None:
     export_features(store, tmp_path / "out", "hdf5", experts=["timm:a/b.c"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"index.json", "timm%3Aa%2Fb%2Ec.h5"}

@@ -1,0 +1,57 @@
+"""How commands take what all of them take, print, and tell what went wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
+out, err = Console(width=WIDTH), Console(stderr=True)
+
+Store = Annotated[str, typer.Argument(help="The store, a folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors that a user can mend are told in a sentence: exit code 2 for wrong usage, 1 for the rest."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from here")
+        raise typer.Exit(1) from None
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        err.print("error: ", style="bold red", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(code) from None
+
+
+def _exit_code(error: Exception) -> int | None:
+    """None for what no user can mend: a bug, whose traceback is wanted."""
+    from data_manifests import ManifestError
+    from feature_store import StoreError
+
+    if isinstance(error, ManifestError | StoreError | OSError):
+        return 1
+    if "extractors" not in sys.modules:
+        return None
+    from extractors import ExpertError, WeightsError
+    from pipeline.backends import DecoderMissing
+    from pipeline.extraction import ExtractError
+
+    if isinstance(error, WeightsError | DecoderMissing):
+        return 1
+    return 2 if isinstance(error, ExpertError | ExtractError) else None
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, ensure_ascii=False, indent=1))

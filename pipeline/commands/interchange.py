@@ -1,0 +1,160 @@
+"""Commands that bring features from other tools, and give them to others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.commands.console import Json, Store, err, out, print_json, told
+
+if TYPE_CHECKING:
+    from data_manifests import Video
+
+
+def import_features(
+    format: Annotated[
+        str,
+        typer.Argument(help="bigfile, mmt-h5, ce-pickle, hgr-hdf5, tan-hdf5, drn-pt, npy or hdf5.", show_default=False),
+    ],
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders of features.", show_default=False)],
+    store: Store,
+    expert: Annotated[str, typer.Option(help="The name to store them under.", show_default=False)],
+    key: Annotated[str | None, typer.Option(help="Which features, where a file holds several.")] = None,
+    kind: Annotated[str | None, typer.Option(help="What they are, e.g. motion.")] = None,
+    every: Annotated[
+        float | None, typer.Option(help="Seconds from row to row, where the format does not tell.")
+    ] = None,
+    window: Annotated[float | None, typer.Option(help="Seconds that a row covers. [default: --every]")] = None,
+    spread: Annotated[bool, typer.Option("--spread", help="Rows cover their video evenly; needs --manifest.")] = False,
+    untimed: Annotated[bool, typer.Option("--untimed", help="Nobody knows which seconds rows cover.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help="The store's manifest: its videos, in its order.")] = None,
+    skip_unknown: Annotated[bool, typer.Option("--skip-unknown", help="Leave out videos not in the store.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="float16 or float32. [default: as the source has it]")] = None,
+    shard_videos: Annotated[int, typer.Option(help="Videos a shard, in a new store.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Import published features into a store, new or not. Nothing is written unless all of them are sound.
+
+    **Examples**
+
+        reelcache import-features mmt-h5 mult_h5/ msrvtt.zarr --expert s3d
+
+        reelcache import-features bigfile FeatureData/resnet152/ msrvtt.zarr --expert resnet152 --every 0.5
+
+        reelcache import-features tan-hdf5 sub_activitynet_v1-3.c3d.hdf5 a.zarr --expert c3d --manifest a.jsonl --spread
+
+        reelcache import-features ce-pickle senet154-avg.pickle msrvtt.zarr --expert senet154 --untimed
+    """
+    from dataclasses import asdict
+
+    from data_manifests import Manifest
+    from feature_store import ImportUsageError
+    from feature_store import import_features as run
+    from pipeline.show import show_import
+
+    with told(), _misuse(), _counting() as show:
+        if spread and manifest is None:
+            raise ImportUsageError("--spread: name the manifest, which says how long videos are: --manifest FILE")
+        videos = Manifest(manifest) if manifest else None
+        summary = run(
+            format,
+            paths,
+            store,
+            expert=expert,
+            key=key,
+            kind=kind,
+            every=every,
+            window=window,
+            durations=_durations(videos) if videos is not None and spread else None,
+            untimed=untimed,
+            dtype=dtype,
+            shard_videos=shard_videos,
+            videos=None if videos is None else [video.id for video in videos],
+            digest=None if videos is None else videos.digest,
+            skip_unknown=skip_unknown,
+            show=show,
+        )
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        show_import(out, summary)
+
+
+def export(
+    store: Store,
+    folder: Annotated[Path, typer.Option("--output", "-o", help="A new folder.", show_default=False)],
+    format: Annotated[str, typer.Option(help="npy, hdf5 or webdataset.", show_default=False)],
+    experts: Annotated[str | None, typer.Option(help="Names, with commas between. [default: all]")] = None,
+    videos: Annotated[str | None, typer.Option(help="Ids, with commas between. [default: all]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a store's features as files that other tools read, with their times and provenance.
+
+    **Examples**
+
+        reelcache export corpus.zarr -o features/ --format npy
+
+        reelcache export corpus.zarr -o features/ --format hdf5 --experts s3d,vggish
+
+        reelcache export corpus.zarr -o shards/ --format webdataset
+    """
+    from dataclasses import asdict
+
+    from feature_store import export_features as run
+
+    with told(), _misuse(), _counting() as show:
+        summary = run(
+            store, folder, format, experts=_listed(experts) or None, videos=_listed(videos) or None, show=show
+        )
+    if as_json:
+        print_json(asdict(summary))
+    else:
+        rows = ", ".join(f"{name} {count} rows" for name, count in summary.rows.items())
+        out.print(f"{summary.videos} videos, {rows} -> {folder}", markup=False, highlight=False)
+
+
+def _durations(videos: Iterable[Video]) -> dict[str, float]:
+    """How long videos are, or their cuts, where their manifest says so."""
+    found = {}
+    for video in videos:
+        end = video.end if video.end is not None else video.meta.get("duration")
+        if isinstance(end, int | float):
+            found[video.id] = end - (video.start or 0.0)
+    return found
+
+
+def _listed(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+@contextmanager
+def _misuse() -> Iterator[None]:
+    """Within, an import or export that is asked for in a wrong way ends with exit code 2."""
+    from feature_store import ImportUsageError
+
+    try:
+        yield
+    except ImportUsageError as error:
+        err.print("error: ", style="bold red", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar that is told of what is done, how many of it, of how many."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
+        shown: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                shown[what] = bars.add_task(what, total=total)
+            bars.update(shown[what], completed=done)
+
+        yield show

@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from extractors.sampling import Frames
-from extractors.spec import PLACE, ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile
+from extractors.spec import PLACE, ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile, channels_last
 from extractors.weights import find_file, unreadable
 from extractors.words import WordVectors, find_word_vectors
 
@@ -181,7 +181,7 @@ class TextFinder(Finder):
         vectors: WordVectors,
     ) -> None:
         super().__init__()
-        self.detector, self.reading = detector, reading
+        self.detector, self.reading = channels_last(detector), channels_last(reading)
         self.vectors, self.dim = vectors, vectors.dim
         self._reader, self._canvas, self._least = reader, canvas, least
         self._reader.get_textbox = get_textbox

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -97,3 +101,27 @@ def test_memory_bounds_how_many_frames_are_looked_at_together(finder: FaceFinder
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ExpertError, match="every must be above 0"):
         Face(**options)
+
+
+REFERENCE = Path(os.environ.get("REELCACHE_REFERENCE", ""))
+BOXES = next(REFERENCE.rglob("mtcnn_boxes.json"), None) if "REELCACHE_REFERENCE" in os.environ else None
+
+
+@pytest.mark.skipif(BOXES is None, reason="REELCACHE_REFERENCE names no folder with mtcnn_boxes.json and its clips")
+def test_faces_of_real_clips_are_where_facenets_own_run_found_them(finder: FaceFinder) -> None:
+    assert BOXES
+    published = json.loads(BOXES.read_text())["results"]
+    for place, expected in published.items():
+        clip, seconds = place.rsplit("@", 1)
+        found = look(finder, frame_at(next(REFERENCE.rglob(Path(clip).name)), float(seconds.rstrip("s"))))
+        assert len(found) == len(expected["boxes"]), place
+        for face, box in zip(found, expected["boxes"], strict=True):
+            np.testing.assert_allclose(face.record["box"], box, atol=3, err_msg=place)  # an AVI's frame is the next one
+
+
+def frame_at(clip: Path, seconds: float) -> np.ndarray:
+    """The first frame that is not earlier, as `ffmpeg -ss` gives it."""
+    with av.open(str(clip)) as container:
+        start = (container.start_time or 0) / av.time_base
+        frame = next(frame for frame in container.decode(video=0) if (frame.time or 0) - start >= seconds - 1e-6)
+        return frame.to_ndarray(format="rgb24")

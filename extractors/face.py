@@ -28,6 +28,7 @@ IDENTITIES = 8631  # of VGGFace2: the published classifier's, which is dropped
 THRESHOLDS = (0.6, 0.7, 0.7)  # of MTCNN's three stages
 PYRAMID_FACTOR = 0.709
 LOOK_PIXELS, LOOK_FRAMES = 8 << 20, 32  # at once, at most
+EMBED_FACES = 64  # at once, at most
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,11 @@ class FaceWatch:
         if not faces:
             return []
         images = [Image.fromarray(frame.numpy()) for frame in frames]
-        crops = torch.stack([extract_face(images[number], record["box"], FACE_SIZE) for number, record in faces])
-        features = self._finder.embed(crops)
+        features: list[np.ndarray] = []
+        for first in range(0, len(faces), EMBED_FACES):
+            some = faces[first : first + EMBED_FACES]
+            crops = [extract_face(images[number], record["box"], FACE_SIZE) for number, record in some]
+            features += list(self._finder.embed(torch.stack(crops)))
         return [
             Finding(feature, samples[number].start, samples[number].end, record)
             for feature, (number, record) in zip(features, faces, strict=True)

@@ -23,7 +23,7 @@ import easyocr
 import numpy as np
 import torch
 from bidi import get_display
-from easyocr.config import detection_models, recognition_models
+from easyocr.config import MODULE_PATH, detection_models, recognition_models
 from easyocr.craft import CRAFT
 from easyocr.detection import get_textbox
 from easyocr.recognition import AlignCollate, recognizer_predict
@@ -41,6 +41,7 @@ READ_TOGETHER = 64  # texts
 UNSURE, CONTRAST = 0.1, 0.5  # a text that is read with less confidence is read again with that contrast
 LOOK_FRAMES, LOOK_PIXELS = 16, {"cpu": 1 << 20, "cuda": 1 << 24}  # at once, at most
 BLOCK, SAME = 8, 6  # frames count as the same if no block of 8 x 8 pixels changes its mean by more than 6 of 255
+LARGEST = 1 << 30  # bytes of a network's parameters; EasyOCR's have 220 MB at most
 CHANNELS = {"gen1": 512, "gen2": 256}  # of the reading network, by EasyOCR's generations of it
 NETWORKS = {"gen1": "easyocr.model.model", "gen2": "easyocr.model.vgg_model"}
 
@@ -133,7 +134,7 @@ def open_reader(languages: str) -> tuple[easyocr.Reader, str, dict[str, Any]]:
                 recognizer=False,
                 verbose=False,
             )
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # OSError: a language whose letters EasyOCR does not bring along
             raise ExpertError(f"ocr.languages is {languages!r}: {error}") from None
         finally:
             sys.path[:] = path  # to which it adds the folder
@@ -147,16 +148,25 @@ def open_reader(languages: str) -> tuple[easyocr.Reader, str, dict[str, Any]]:
 def load_zipped(network: nn.Module, file: WeightsFile, name: str, folder: Path, fetch: bool) -> None:
     """Fill a network from a state dict that is published as the only file of a ZIP archive.
 
-    The state dict by itself, as EasyOCR keeps it, does as well. Raises WeightsError.
+    The state dict by itself, as EasyOCR keeps it, does as well, also in its own folder if `fetch`. Raises
+    WeightsError.
     """
-    bare = folder / name
-    path = bare if bare.exists() else find_file(file, folder, fetch)
+    bare = [folder / name, *([Path(MODULE_PATH, "model", name)] if fetch else [])]
+    path = next((path for path in bare if path.exists()), None) or find_file(file, folder, fetch)
     try:
-        content = path.read_bytes() if path == bare else zipfile.ZipFile(path).read(name)
+        content = path.read_bytes() if path in bare else _unzip(path, name)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict({key.removeprefix("module."): tensor for key, tensor in state.items()})
     except Exception as error:  # whatever a damaged or hostile file sets off
         raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
+
+
+def _unzip(path: Path, name: str) -> bytes:
+    """A file in a ZIP archive. Raises ValueError if it would fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo(name).file_size > LARGEST:
+            raise ValueError(f"{name} in it would have {archive.getinfo(name).file_size} bytes")
+        return archive.read(name)
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,8 @@ class Text:
 
 class TextFinder(Finder):
     """CRAFT over frames of one size, then the reading network over all texts of one width."""
+
+    from_right = False  # how the letters run
 
     def __init__(
         self,
@@ -185,6 +197,7 @@ class TextFinder(Finder):
         self.vectors, self.dim = vectors, vectors.dim
         self._reader, self._canvas, self._least = reader, canvas, least
         self._reader.get_textbox = get_textbox
+        self.from_right = reader.model_lang == "arabic"
         self._letters = CTCLabelConverter(reader.character)
         foreign = sorted(set(reader.character) - set(reader.lang_char))
         self._ignored = [reader.character.index(letter) + 1 for letter in foreign]
@@ -226,7 +239,7 @@ class TextFinder(Finder):
             again = self._predict([pictures[number] for number in unsure], width, CONTRAST)
             for number, result in zip(unsure, again, strict=True):
                 results[number] = max(results[number], result, key=lambda result: result[1])
-        if self._reader.model_lang == "arabic":
+        if self.from_right:
             return [(get_display(text), confidence) for text, confidence in results]
         return results
 
@@ -248,7 +261,7 @@ class TextFinder(Finder):
                 {"text": word, "box": box, "confidence": round(text.confidence, 4), "size": size},
             )
             for text in texts
-            for word, box in _split(text)
+            for word, box in _split(text, self.from_right)
         ]
 
 
@@ -317,13 +330,15 @@ def _cut_out(
             yield from ((np.array(box, dtype=float), image, int(wide)) for box, image in images)
 
 
-def _split(text: Text) -> Iterator[tuple[str, list[list[float]]]]:
-    """The words of a text, each with its share of the box by its letters."""
+def _split(text: Text, from_right: bool = False) -> Iterator[tuple[str, list[list[float]]]]:
+    """The words of a text, each with its share of the box by its letters, which begins on the side it is read from."""
     top_left, top_right, bottom_right, bottom_left = text.box
     place = 0
     for word in text.text.split():
         place = text.text.index(word, place)
         begin, end = place / len(text.text), (place + len(word)) / len(text.text)
+        if from_right:
+            begin, end = 1 - end, 1 - begin
         corners = (
             top_left + begin * (top_right - top_left),
             top_left + end * (top_right - top_left),

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torchaudio
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from extractors.sampling import Audio
 from extractors.spec import PLACE, ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile
@@ -35,7 +36,7 @@ BLANK, BETWEEN = "-", "|"  # labels of CTC: nothing new, and the end of a word
 BUNDLES = {
     name: bundle
     for name, bundle in sorted(vars(torchaudio.pipelines).items())
-    if isinstance(bundle, torchaudio.pipelines.Wav2Vec2ASRBundle)
+    if type(bundle) is torchaudio.pipelines.Wav2Vec2ASRBundle  # its kin for alignment has no label between words
 }
 
 
@@ -94,8 +95,7 @@ class Speech:
 
     def random(self) -> Finder:
         bundle = BUNDLES[self.bundle]
-        network = torchaudio.pipelines._wav2vec2.utils._get_model(bundle._model_type, bundle._params)
-        return SpeechFinder(CTCRecogniser(network, bundle.get_labels()), find_word_vectors(self.words))
+        return self._finder(torchaudio.pipelines._wav2vec2.utils._get_model(bundle._model_type, bundle._params))
 
     def pretrained(self, folder: Path, fetch: bool) -> Finder:
         bundle, [published] = BUNDLES[self.bundle], self.weights.files
@@ -104,15 +104,24 @@ class Speech:
             network = bundle.get_model(dl_kwargs={"model_dir": str(path.parent), "weights_only": True})
         except Exception as error:  # whatever a damaged or hostile file sets off
             raise unreadable(path, published, f"{type(error).__name__}: {error}") from error
-        return SpeechFinder(CTCRecogniser(network, bundle.get_labels()), find_word_vectors(self.words))
+        # where torchaudio normalises the sound, it does so over all windows of a batch: here it is done to each
+        return self._finder(network.model if bundle._normalize_waveform else network)
+
+    def _finder(self, network: nn.Module) -> Finder:
+        bundle = BUNDLES[self.bundle]
+        recogniser = CTCRecogniser(network, bundle.get_labels(), bundle._normalize_waveform)
+        return SpeechFinder(recogniser, find_word_vectors(self.words))
 
 
 class CTCRecogniser(nn.Module):
-    """A torchaudio network with CTC labels, decoded greedily: the likeliest label of each frame of 20 ms."""
+    """A torchaudio network with CTC labels, decoded greedily: the likeliest label of each frame of 20 ms.
 
-    def __init__(self, network: nn.Module, labels: Sequence[str]) -> None:
+    With `normalize`, as the bundle says, each window has mean 0 and variance 1 before the network hears it.
+    """
+
+    def __init__(self, network: nn.Module, labels: Sequence[str], normalize: bool = False) -> None:
         super().__init__()
-        self.network, self._labels = network, labels
+        self.network, self._labels, self._normalize = network, labels, normalize
 
     def transcribe(self, windows: Sequence[Tensor]) -> list[list[Word]]:
         words: list[list[Word]] = [[] for _ in windows]
@@ -120,7 +129,8 @@ class CTCRecogniser(nn.Module):
         # A window alone and one among others give the same: only those of one length are heard together.
         for _, numbers in groupby(heard, key=lambda number: len(windows[number])):
             alike = list(numbers)
-            logits, _ = self.network(torch.stack([windows[number] for number in alike]))
+            sound = torch.stack([windows[number] for number in alike])
+            logits, _ = self.network(layer_norm(sound, sound.shape[1:]) if self._normalize else sound)
             probabilities, labels = logits.float().softmax(dim=-1).max(dim=-1)  # (B, frames)
             for number, path, sure in zip(alike, labels.tolist(), probabilities.tolist(), strict=True):
                 words[number] = self._decode(path, sure)

@@ -6,8 +6,8 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from torch import nn
 
 from extractors.download import DownloadError, again, download, file_digest, knock, locked, settle
-from extractors.spec import Expert, ExpertError, Finder, Network, WeightsFile
+from extractors.spec import PLACE, Expert, ExpertError, Finder, Network, WeightsFile
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -133,7 +133,7 @@ def present(file: WeightsFile, folder: Path) -> Path | None:
 def torch_copy(file: WeightsFile) -> Path | None:
     """The file in the folder where torch.hub, and so most other tools, keep what they downloaded."""
     path = Path(torch.hub.get_dir(), "checkpoints", file.name)
-    return path if file.sha256 and path.exists() else None
+    return path if path.exists() else None
 
 
 def fetch_from_hub(file: HubFile, folder: Path) -> Path:
@@ -215,7 +215,8 @@ def missing(file: WeightsFile, folder: Path, reason: str) -> WeightsMissing:
 
 def how_to_get(expert: Expert, folder: Path, fetch: bool) -> str:
     """What a user can do who lacks an expert's parameters."""
-    command = f"reelcache weights fetch {shlex.quote(expert.name)}"
+    options = "".join(f" --set {shlex.quote(f'{expert.name}.{name}={value}')}" for name, value in texts(expert))
+    command = f"reelcache weights fetch {shlex.quote(expert.name)}{options}"
     here = f"{command} tries again" if fetch else f"{command} --to {shlex.quote(str(folder))} puts them there"
     return (
         f"With network access, {here}.\n"
@@ -223,6 +224,15 @@ def how_to_get(expert: Expert, folder: Path, fetch: bool) -> str:
         "or set REELCACHE_WEIGHTS=FOLDER.\n"
         "To run without them, say --weights random; the store then records that its features mean nothing."
     )
+
+
+def texts(expert: Expert) -> Iterator[tuple[str, str]]:
+    """The options of an expert that are text and not as by default: it is those that decide which files it needs."""
+    for option in fields(expert):  # type: ignore[arg-type]  # every expert is a dataclass
+        value = getattr(expert, option.name)
+        chosen = isinstance(value, str) and option.metadata != PLACE and value != option.default
+        if chosen and option.name not in ("model", "alias"):
+            yield option.name, value
 
 
 def unreadable(path: Path, file: WeightsFile, reason: str) -> WeightsError:

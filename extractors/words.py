@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 HASHED_DIM = 300
 GRAMS = (3, 4, 5)  # characters
 BINARY = (".bin",)
+WORDS = "words.json"  # beside the vectors in the cache
 HEAD = 1 << 16  # bytes: longer than any line of a text file
 
 
@@ -69,7 +71,7 @@ class FileVectors:
     """gensim's KeyedVectors of a file, mapped into memory.
 
     Reading a large file takes minutes, so what was read is kept in the cache, by the file's digest: the numbers
-    as .npy, and the words as text. Files are word2vec's .bin, its text form (.txt, .vec) or GloVe's.
+    as .npy, and the words as JSON. Files are word2vec's .bin, its text form (.txt, .vec) or GloVe's.
     """
 
     def __init__(self, file: Path) -> None:
@@ -80,19 +82,21 @@ class FileVectors:
         except OSError as error:
             raise ExpertError(f"word vectors {file}: {error.strerror}") from None
         folder = cache_folder().parent / "words" / self._digest
-        if not (folder / "words.txt").exists():
+        if not (folder / WORDS).exists():
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "lock"):
-                if not (folder / "words.txt").exists():
+                if not (folder / WORDS).exists():
                     _convert(file, folder)
         self._vectors = _open(folder)
         self.dim = int(self._vectors.vector_size)
 
     def provenance(self) -> dict[str, Any]:
-        return {"vectors": self._file.name, "sha256": self._digest, "dim": self.dim}
+        return {"vectors": "file", "sha256": self._digest, "dim": self.dim}
 
     def embed(self, word: str) -> np.ndarray:
-        for form in (word, word.lower(), word.capitalize(), word.upper()):
+        # Of what is shouted on a sign, or said by a recogniser that knows capitals only, the usual form is meant.
+        forms = (word.lower(), word) if word.isupper() else (word, word.lower())
+        for form in (*forms, word.capitalize(), word.upper()):
             if form in self._vectors.key_to_index:
                 return self._vectors[form].astype(np.float32)
         return np.zeros(self.dim, np.float32)
@@ -121,8 +125,8 @@ def _convert(file: Path, folder: Path) -> None:
         raise ExpertError(f"word vectors {file}: holds no vectors, or numbers that are not finite")
     np.save(folder / "vectors.npy", vectors.vectors.astype(np.float32))
     part = folder / "words.part"
-    part.write_text("".join(f"{word}\n" for word in vectors.index_to_key), encoding="utf-8", newline="\n")
-    os.replace(part, folder / "words.txt")  # last: it says that all is there
+    part.write_text(json.dumps(vectors.index_to_key), encoding="utf-8")
+    os.replace(part, folder / WORDS)  # last: it says that all is there
 
 
 def _has_header(file: Path) -> bool:
@@ -132,12 +136,13 @@ def _has_header(file: Path) -> bool:
     return len(fields) == 2 and all(field.isdigit() for field in fields)
 
 
+@lru_cache(2)
 def _open(folder: Path) -> KeyedVectors:
     from gensim.models import KeyedVectors
 
     numbers = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
     vectors = KeyedVectors(numbers.shape[1])
-    vectors.index_to_key = (folder / "words.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    vectors.index_to_key = json.loads((folder / WORDS).read_text(encoding="utf-8"))
     vectors.key_to_index = {word: row for row, word in enumerate(vectors.index_to_key)}
     vectors.vectors = numbers
     return vectors

@@ -116,7 +116,7 @@ def import_features(
         _check_durations(durations, ids, found)
         sha256 = digest_files(source, show)
         identity = {
-            "kind": kind or (source.identity or {}).get("kind", "imported"),
+            "kind": kind or str((source.identity or {}).get("kind", "imported")),
             "format": format,
             "key": key,
             "sampling": asked.document(),

@@ -22,11 +22,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
 FORMAT = 1
@@ -38,6 +38,7 @@ NAME_BYTES = 200  # of a folder's name; file systems take 255
 
 _STRICT = ConfigDict(extra="forbid")
 
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 State = Literal["ok", "truncated", "no_stream", "failed"]
 
 
@@ -61,11 +62,15 @@ class VideoStatus:
 
     id: str
     status: State
-    rows: int = 0
-    seconds: float = 0.0
-    at: float | None = None
+    rows: NonNegativeInt = 0
+    seconds: Seconds = 0.0
+    at: Seconds | None = None
     stage: str | None = None
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows and self.status in ("failed", "no_stream"):
+            raise ValueError(f"{self.id!r} has {self.rows} rows, though its status is {self.status}")
 
 
 @checked(frozen=True, slots=True, config=_STRICT)

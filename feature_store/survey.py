@@ -69,8 +69,8 @@ def summarize(path: str | Path) -> StoreSummary:
             folder = store.path / node_name(name) / shard_name(record.shard)
             size += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             failures += _failures(name, record.videos)
-            if "pass" in record.run:
-                passes[record.shard, record.run["pass"]] = record.run["decoded"]
+            for served in record.run.get("passes", ()):
+                passes[record.shard, served["pass"]] = served["videos"]
         experts[name] = ExpertSummary(
             kind=info.kind,
             dim=info.dim,

@@ -12,6 +12,7 @@ import numpy as np
 
 from extractors.words import WordVectors, find_word_vectors
 from feature_store import ExpertReader, FeatureStore, ShardRecord, ShardWriter, StoreError, StoreWriter
+from pipeline.shards import unfit
 
 
 def embed_text(store: str | Path, expert: str, word_vectors: str = "", name: str | None = None) -> tuple[str, int]:
@@ -19,7 +20,7 @@ def embed_text(store: str | Path, expert: str, word_vectors: str = "", name: str
 
     `word_vectors` is a word2vec or GloVe file, "" for hashed vectors; `name` is by default the expert's with the
     file's behind it. Shards that the variant has already are left alone, so the same call goes on where it was
-    stopped, and after a longer extraction. Raises StoreError, NotInStore, ExpertError.
+    stopped, and after a longer extraction or one that mended videos. Raises StoreError, NotInStore, ExpertError.
     """
     reader = FeatureStore(store)[expert]
     preprocessing = reader.info.identity.get("preprocessing", {})
@@ -32,7 +33,8 @@ def embed_text(store: str | Path, expert: str, word_vectors: str = "", name: str
     variant = StoreWriter(store).add_expert(name, identity, dict(reader.info.about))
     rows = 0
     for record in reader.shards():
-        if variant.complete(record.shard) is None:
+        done = variant.complete(record.shard)
+        if done is None or done.videos != record.videos:  # failed videos may have been done again
             rows += _embed_shard(reader, record, vectors, variant.begin(record.shard))
     return name, rows
 
@@ -43,6 +45,8 @@ def _embed_shard(reader: ExpertReader, record: ShardRecord, vectors: WordVectors
             records: list[dict[str, Any]] = reader.records(video.id)
             times = np.array([(found.pop("start"), found.pop("end")) for found in records])
             features = np.stack([vectors.embed(found["text"]) for found in records])
+            if reason := unfit(features, writer.dtype):
+                raise StoreError(f"{reader.info.name} of {video.id!r} cannot have these vectors: {reason}")
             writer.append(number, 0, features, times, records)
     run = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname()}
     writer.finish(list(record.videos), run)

@@ -8,7 +8,6 @@ way whoever shares its batch, and a resumed run gives the bytes of an unbroken o
 from __future__ import annotations
 
 import queue
-import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -95,12 +94,12 @@ class Meter:
             self.sampled += 1
             self.sampled_seconds += seconds
 
-    def count_shard(self, statuses: Mapping[str, list[VideoStatus]]) -> None:
-        """Count a written shard: its videos, rows, and what went wrong."""
+    def count_shard(self, videos: list[dict[str, VideoStatus]]) -> None:
+        """Count a written shard: its videos that were done, their rows, and what went wrong."""
         self.shards += 1
-        for expert, videos in statuses.items():
-            self.rows[expert] += sum(video.rows for video in videos)
-        for of_experts in zip(*statuses.values(), strict=True):
+        for by_expert in videos:
+            self.rows.update({expert: video.rows for expert, video in by_expert.items()})
+            of_experts = by_expert.values()
             self.videos += 1
             self.video_seconds += max(video.seconds for video in of_experts)
             self.statuses[_verdict(of_experts)] += 1
@@ -276,7 +275,10 @@ class Engine:
             self._look(heard, sample.expert, watched)
 
     def _look(self, heard: Heard, expert: str, watched: Watched, finish: bool = False) -> None:
-        """Look at what waits. What third parties' code stumbles over in one video is that video's fault."""
+        """Look at what waits. What third parties' code stumbles over in one video is that video's fault.
+
+        Not so what the machine lacks: that would fail every other video as well.
+        """
         samples, watched.waiting = watched.waiting, []
         if watched.fault:
             return
@@ -285,7 +287,7 @@ class Engine:
                 found = watched.watch.look(samples) if samples else []
                 if finish:
                     found += watched.watch.finish()
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError, OSError):
             raise
         except Exception as error:
             watched.fault = f"{type(error).__name__}: {error}"
@@ -324,9 +326,7 @@ class Engine:
             while (item := self._get(self._to_write)) is not None:
                 with self._meter.writing.at_work():
                     if isinstance(item, ShardTask):
-                        # Experts that one pass over the videos served carry its name.
-                        served = {"pass": secrets.token_hex(8), "decoded": item.decoded}
-                        self._meter.count_shard(item.finish({**self._run_info, **served}))
+                        self._meter.count_shard(item.finish(self._run_info))
                         self._slots.release()
                     else:
                         task, rows = item

@@ -28,7 +28,21 @@ from pipeline.shards import ShardTask
 SHARD_VIDEOS = 64
 CPU_BATCH, CPU_CLIPS = 16, 2  # as fast as larger ones on a CPU, and less is computed in vain at a shard's end
 GPU_BATCH, GPU_CLIPS = 128, 16
-PACKAGES = ("av", "numpy", "pillow", "timm", "torch", "torchvision", "zarr")
+PACKAGES = (
+    "av",
+    "easyocr",
+    "facenet-pytorch",
+    "gensim",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pytorchvideo",
+    "timm",
+    "torch",
+    "torchaudio",
+    "torchvision",
+    "zarr",
+)
 
 
 class ExtractError(ValueError):
@@ -189,6 +203,7 @@ def _tasks(
     for shard in range(len(plan)):
         writers: dict[str, ShardWriter] = {}
         kept: dict[tuple[str, int], VideoStatus] = {}
+        earlier: dict[str, list[dict[str, Any]]] = {}
         for expert in experts:
             record = expert.complete(shard)
             if record is None:
@@ -197,8 +212,9 @@ def _tasks(
                 writers[expert.name] = expert.redo(record, failed)
                 videos = enumerate(record.videos)
                 kept |= {(expert.name, number): video for number, video in videos if number not in failed}
+                earlier[expert.name] = record.run.get("passes", [])
         if writers:
-            yield ShardTask(shard, list(manifest.read(*plan.bounds(shard))), writers, kept)
+            yield ShardTask(shard, list(manifest.read(*plan.bounds(shard))), writers, kept, earlier)
 
 
 def _failed(record: ShardRecord) -> set[int]:

@@ -122,6 +122,8 @@ def _status(video: Video, sampler: Sampler, track: Track, seconds: Fraction, str
         return VideoStatus(video.id, "failed", stage="decode", reason=f"{stream}: {track.damage}")
     if sampler.rows == 0:
         reason = f"the {stream} ends at {float(track.seconds):.2f} s, before anything wanted begins"
+        if stream == "audio":  # sound that falls silent early is no fault, pictures that are not there are one
+            return VideoStatus(video.id, "no_stream", reason=reason)
         return VideoStatus(video.id, "failed", stage="sample", reason=reason)
     if track.damage:
         return VideoStatus(video.id, "truncated", sampler.rows, lasts, at=lasts, reason=f"{stream}: {track.damage}")

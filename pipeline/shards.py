@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,13 +29,15 @@ class Rows:
 class ShardTask:
     """One shard to be done, with a writer for every expert that lacks it, or lacks videos of it.
 
-    `kept` are the statuses of videos that an expert has already: those are not done again.
+    `kept` are the statuses of videos that an expert has already: those are not done again. `earlier` are the
+    passes over the videos by which it has them.
     """
 
     shard: int
     videos: Sequence[Video]
     writers: Mapping[str, ShardWriter]
     kept: Mapping[tuple[str, int], VideoStatus] = field(default_factory=dict)
+    earlier: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     _statuses: dict[tuple[str, int], VideoStatus] = field(default_factory=dict)
     _unfit: dict[tuple[str, int], str] = field(default_factory=dict)
 
@@ -53,7 +56,7 @@ class ShardTask:
     def append(self, rows: Rows) -> None:
         """Add rows of a video; a video with features that cannot be stored fails as a whole."""
         writer = self.writers[rows.expert]
-        reason = _unfit(rows.features, writer.dtype)
+        reason = unfit(rows.features, writer.dtype)
         if reason:
             self._unfit.setdefault((rows.expert, rows.number), reason)
         else:
@@ -68,13 +71,21 @@ class ShardTask:
         """Every video has been sampled for every expert."""
         return len(self._statuses) == len(self.videos) * len(self.writers)
 
-    def finish(self, run: Mapping[str, Any]) -> dict[str, list[VideoStatus]]:
-        """Write the shard and mark it complete, an expert at a time; returns the statuses of each."""
+    def finish(self, run: Mapping[str, Any]) -> list[dict[str, VideoStatus]]:
+        """Write the shard and mark it complete, an expert at a time.
+
+        Returns of each video that was done its new statuses by expert. Experts that one pass over the videos
+        served carry the same name of it.
+        """
+        served = {"pass": secrets.token_hex(8), "videos": self.decoded}
         statuses = {}
         for expert, writer in self.writers.items():
             statuses[expert] = [self._status(expert, number) for number in range(len(self.videos))]
-            writer.finish(statuses[expert], run)
-        return statuses
+            writer.finish(statuses[expert], {**run, "passes": [*self.earlier.get(expert, ()), served]})
+        done = (
+            {expert: statuses[expert][number] for expert in self.wanted(number)} for number in range(len(self.videos))
+        )
+        return [video for video in done if video]
 
     def _status(self, expert: str, number: int) -> VideoStatus:
         status = self._statuses[expert, number]
@@ -85,11 +96,11 @@ class ShardTask:
         return status
 
 
-def _unfit(features: np.ndarray, dtype: np.dtype) -> str | None:
+def unfit(features: np.ndarray, dtype: np.dtype) -> str | None:
     """Why features cannot be stored as `dtype`, or None."""
     largest = np.abs(features).max(initial=0.0)
     if not np.isfinite(largest):
-        return "the network gave values that are not finite"
+        return "there are values that are not finite"
     if largest > np.finfo(dtype).max:
-        return f"the network gave values up to {largest:.3g}, too large for {dtype}: extract with --dtype float32"
+        return f"there are values up to {largest:.3g}, too large for {dtype}: extract with --dtype float32"
     return None

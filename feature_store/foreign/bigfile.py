@@ -25,7 +25,7 @@ NUMBER = np.dtype("<f4")
 PER_VIDEO = "video"  # the key that says: each row is a whole video, whatever its id looks like
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_FRAME = re.compile(r"(.+)_(\d+)", re.DOTALL)
+_FRAME = re.compile(r"(.+)_(\d{1,18})", re.DOTALL)
 
 
 def open_bigfile(paths: Sequence[Path], key: str | None, expert: str) -> Source:

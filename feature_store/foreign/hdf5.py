@@ -36,7 +36,7 @@ def _open(name: str, path: Path) -> Source:
         dim = int(identity["dim"])
         statuses = _statuses(file, path)
         check_ids((video, str(path)) for video in statuses)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         file.close()
         raise StoreError(f"{path}: its attributes are damaged ({error})") from error
     except BaseException:

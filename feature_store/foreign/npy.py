@@ -39,7 +39,7 @@ def load_array(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")  # np.load would take other formats, too
     except FileNotFoundError:
         raise StoreError(f"{path}: is gone, or was never there; bring it back, or export again") from None
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # whatever a damaged or hostile header sets off
         raise StoreError(f"{path}: not a NumPy array of numbers ({error}); it may be cut off") from error
 
 

@@ -15,6 +15,9 @@ WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of
 out, err = Console(width=WIDTH), Console(stderr=True)
 
 Store = Annotated[str, typer.Argument(help="The store, a folder.", show_default=False)]
+Options = Annotated[
+    list[str] | None, typer.Option("--set", help="EXPERT.OPTION=VALUE, e.g. s3d.hop=8; may be repeated.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -55,3 +58,17 @@ def _exit_code(error: Exception) -> int | None:
 
 def print_json(document: Any) -> None:
     print(json.dumps(document, ensure_ascii=False, indent=1))
+
+
+def parse_options(settings: list[str]) -> dict[str, dict[str, str]]:
+    """Experts' options as they are typed, EXPERT.OPTION=VALUE."""
+    from extractors import ExpertError
+
+    options: dict[str, dict[str, str]] = {}
+    for setting in settings:
+        place, equals, value = setting.partition("=")
+        expert, dot, name = place.rpartition(".")
+        if not (equals and dot and expert and name):
+            raise ExpertError(f"--set {setting}: write EXPERT.OPTION=VALUE, e.g. s3d.hop=8")
+        options.setdefault(expert, {})[name] = value
+    return options

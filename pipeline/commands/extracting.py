@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import Json, Store, err, out, print_json, told
+from pipeline.commands.console import Json, Options, Store, err, out, parse_options, print_json, told
 
 
 def experts(as_json: Json = False) -> None:
@@ -59,9 +59,7 @@ def extract(
     store_as: Annotated[
         list[str] | None, typer.Option("--as", help="NAME, or EXPERT=NAME with several experts: store under this name.")
     ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option("--set", help="EXPERT.OPTION=VALUE, e.g. s3d.hop=8; may be repeated.")
-    ] = None,
+    option: Options = None,
     word_vectors: Annotated[
         Path | None, typer.Option(help="word2vec or GloVe file for OCR and speech. [default: hashed spelling]")
     ] = None,
@@ -92,11 +90,14 @@ def extract(
 
         if (experts is None) == (preset is None):
             raise ExpertError("say which experts: either --experts NAME,NAME or --preset NAME")
-        options = _options(option or [])
+        options = parse_options(option or [])
         names = [name.strip() for name in (experts or "").split(",") if name.strip()]
         if word_vectors:
             named = names or [expert.name for expert in find_preset(str(preset))]
-            for name in {"ocr", "speech"} & set(named):
+            readers = {"ocr", "speech"} & set(named)
+            if not readers:
+                raise ExpertError("--word-vectors: neither ocr nor speech is extracted")
+            for name in readers:
                 options.setdefault(name, {})["words"] = str(word_vectors)
         chosen = find_preset(preset, options) if preset else find_experts(names, options)
         summary = run(
@@ -124,19 +125,6 @@ def extract(
             out.print("weights ", weights_text(f"random:{seed}"), ": the features serve tests only", sep="")
     if strict and summary.reasons:
         raise typer.Exit(1)
-
-
-def _options(settings: list[str]) -> dict[str, dict[str, str]]:
-    from extractors import ExpertError
-
-    options: dict[str, dict[str, str]] = {}
-    for setting in settings:
-        place, equals, value = setting.partition("=")
-        expert, dot, name = place.rpartition(".")
-        if not (equals and dot and expert and name):
-            raise ExpertError(f"--set {setting}: write EXPERT.OPTION=VALUE, e.g. s3d.hop=8")
-        options.setdefault(expert, {})[name] = value
-    return options
 
 
 def _names(settings: list[str], experts: list[str]) -> dict[str, str]:

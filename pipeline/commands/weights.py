@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import Json, err, out, print_json, told
+from pipeline.commands.console import Json, Options, err, out, parse_options, print_json, told
 
 
 def weights_list(as_json: Json = False) -> None:
@@ -35,6 +35,7 @@ def weights_fetch(
         list[str] | None, typer.Argument(help="Names, also with commas between; see reelcache experts.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A named set of experts.")] = None,
+    option: Options = None,
     to: Annotated[
         Path | None, typer.Option(help="A folder to fetch into, to be copied to a machine without network access.")
     ] = None,
@@ -48,15 +49,18 @@ def weights_fetch(
         reelcache weights fetch resnet152 s3d vggish
 
         reelcache weights fetch --preset dual-encoding --to weights/     # then, there: --weights weights/
+
+        reelcache weights fetch ocr --set ocr.languages=en,fr
     """
     with told():
         from extractors import ExpertError, fetch_weights, find_experts, find_preset
         from pipeline.show import show_fetched
 
         names = [name.strip() for word in experts or () for name in word.split(",") if name.strip()]
-        if not (names or preset):
-            raise ExpertError("say which experts: NAME NAME or --preset NAME")
-        chosen = [*find_experts(names), *(find_preset(preset) if preset else ())]
+        if bool(names) == bool(preset):
+            raise ExpertError("say which experts: either NAME NAME or --preset NAME")
+        options = parse_options(option or [])
+        chosen = find_preset(preset, options) if preset else find_experts(names, options)
         fetched = fetch_weights(chosen, to, tell=lambda file: show_fetched(out, err, file))
     if any(file.problem for file in fetched):
         note = "The same command goes on from here. HTTPS_PROXY and HF_ENDPOINT (a mirror of the hub) are heeded."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -65,6 +67,34 @@ def test_published_weights_are_fetched_once_and_loaded_by_name(
     assert {key for key in state.keys() - published.state.keys() if not key.startswith(published.own)} == set()
     for key, expected in published.state.items():
         assert torch.equal(state[key], expected), key
+
+
+@pytest.mark.parametrize("name", ["s3d", "i3d_r50", "slowfast_r50", "face", "speech"])
+def test_what_the_libraries_fetched_before_is_used(
+    monkeypatch: pytest.MonkeyPatch, publisher: Publisher, tmp_path: Path, name: str
+) -> None:
+    expert, published = EXPERTS[name], PUBLISHED[name]()
+    publish_all(monkeypatch, publisher, expert, published)
+    publisher.files.clear()
+    kept = tmp_path / "torch" / "hub" / "checkpoints"
+    kept.mkdir(parents=True)
+    for file, content in zip(expert.weights.files, published.contents, strict=True):
+        (kept / file.name).write_bytes(content)
+    assert is_cached(expert)
+    assert load_expert(expert).source == expert.weights.source
+
+
+def test_what_easyocr_fetched_before_is_used(
+    monkeypatch: pytest.MonkeyPatch, publisher: Publisher, tmp_path: Path
+) -> None:
+    expert, published = EXPERTS["ocr"], PUBLISHED["ocr"]()
+    publish_all(monkeypatch, publisher, expert, published)
+    publisher.files.clear()
+    monkeypatch.setattr("extractors.ocr.MODULE_PATH", str(tmp_path / "easyocr"))
+    for content in published.contents:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(tmp_path / "easyocr" / "model")
+    assert load_expert(expert).source == expert.weights.source
 
 
 @pytest.mark.parametrize("name", ["s3d", "ocr", "speech"])

@@ -160,8 +160,22 @@ def test_the_network_is_torchaudios_own() -> None:
         torch.testing.assert_close(network.recogniser.network(sound)[0], theirs(sound)[0], atol=1e-5, rtol=0)
 
 
+def test_each_window_is_normalised_by_itself_where_the_network_wants_it() -> None:
+    class Loudness(nn.Module):
+        def forward(self, waveforms: Tensor) -> tuple[Tensor, None]:
+            self.heard = waveforms
+            return torch.zeros(len(waveforms), 1, len(LABELS)), None
+
+    network = Loudness()
+    sound = torch.randn(8000)
+    CTCRecogniser(network, LABELS, normalize=True).transcribe([0.1 * sound, sound])
+    torch.testing.assert_close(network.heard[0], network.heard[1], atol=0.1, rtol=0)
+    assert BUNDLES["HUBERT_ASR_LARGE"]._normalize_waveform, "or the library calls it otherwise now"
+
+
 def test_every_recogniser_of_torchaudio_can_be_asked_for() -> None:
     assert {"WAV2VEC2_ASR_BASE_960H", "HUBERT_ASR_LARGE", "VOXPOPULI_ASR_BASE_10K_DE"} <= set(BUNDLES)
     assert Speech(bundle="VOXPOPULI_ASR_BASE_10K_FR").weights.files[0].name.endswith("_fr.pt")
+    assert "MMS_FA" not in BUNDLES, "it aligns words that are known"
     with pytest.raises(ExpertError, match=r"speech\.bundle is 'WHISPER'; torchaudio has HUBERT"):
         Speech(bundle="WHISPER")

@@ -53,7 +53,25 @@ def test_a_file_gives_its_vectors(tmp_path: Path, write: object, name: str) -> N
     assert vectors.embed("PARIS").tolist() == WORDS["Paris"] and vectors.embed("Dog").tolist() == WORDS["dog"]
     assert vectors.embed("unheard-of").tolist() == [0, 0, 0]
     provenance = vectors.provenance()
-    assert (provenance["vectors"], provenance["dim"], len(provenance["sha256"])) == (name, 3, 64)
+    assert (provenance["vectors"], provenance["dim"], len(provenance["sha256"])) == ("file", 3, 64)
+
+
+def test_the_same_vectors_under_another_name_are_the_same(tmp_path: Path) -> None:
+    one, other = FileVectors(glove(tmp_path / "a.txt")), FileVectors(glove(tmp_path / "b.txt"))
+    assert one.provenance() == other.provenance()
+
+
+def test_what_is_shouted_has_the_vector_of_the_usual_form(tmp_path: Path) -> None:
+    (tmp_path / "w.txt").write_text("HELLO 1 1\nhello 2 2\nNASA 3 3\n")
+    vectors = FileVectors(tmp_path / "w.txt")
+    assert vectors.embed("HELLO").tolist() == [2, 2] and vectors.embed("NASA").tolist() == [3, 3]
+
+
+def test_words_with_strange_letters_keep_their_places(tmp_path: Path) -> None:
+    words = ["a", "b\rc", "d\u2028e", "dog"]
+    rows = (word.encode() + b" " + struct.pack("<2f", number, 1) for number, word in enumerate(words))
+    (tmp_path / "w.bin").write_bytes(b"4 2\n" + b"\n".join(rows) + b"\n")
+    assert [FileVectors(tmp_path / "w.bin").embed(word)[0] for word in words] == [0, 1, 2, 3]
 
 
 def test_a_file_is_read_once_and_then_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

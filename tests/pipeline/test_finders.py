@@ -142,6 +142,19 @@ def test_what_a_finder_stumbles_over_fails_its_video_alone(manifest: Path, tmp_p
     assert summary.reasons["expert: ZeroDivisionError: a frame of no height"] == len(failed)
 
 
+@pytest.mark.parametrize("error", [MemoryError, OSError, torch.OutOfMemoryError, torch.AcceleratorError])
+def test_what_the_machine_lacks_is_no_fault_of_a_video(
+    error: type[Exception], manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(watch: CountWatch, samples: Sequence[TimedSample]) -> list[Finding]:
+        raise error("nothing left")
+
+    monkeypatch.setattr(CountWatch, "look", look)
+    with pytest.raises(error, match="nothing left"):
+        extract(manifest, tmp_path / "s", [Count()], weights="random")
+    assert summarize(tmp_path / "s").experts["count"].pending == 6
+
+
 def test_failed_videos_are_done_again_and_the_others_keep_their_records(tmp_path: Path) -> None:
     for number in range(3):
         write_video(tmp_path / f"{number}.mp4", 1.5, number)
@@ -154,9 +167,10 @@ def test_failed_videos_are_done_again_and_the_others_keep_their_records(tmp_path
     (tmp_path / "1.mp4").write_bytes(whole)
     summary = extract(tmp_path / "m.jsonl", tmp_path / "s", [Count()], weights="random", retry_failed=True)
     reader = FeatureStore(tmp_path / "s")["count"]
-    assert summary.statuses == {"ok": 3}
+    assert summary.statuses == {"ok": 1}
     assert reader.records("2") == before and len(reader.records("1")) == len(before)
-    assert summarize(tmp_path / "s").decodes == 1, "what is in the store took one decode of the one video done again"
+    assert summarize(tmp_path / "s").decodes == 4, "three videos, and one of them again"
+    assert summary.videos == 1 and summary.rows == {"count": len(before)}
 
 
 def test_status_counts_one_decode_a_video_however_many_experts(manifest: Path, tmp_path: Path) -> None:
@@ -223,6 +237,22 @@ def test_vectors_made_anew_are_those_of_the_extraction(spoken: Path) -> None:
     for video in store["speech"]:
         np.testing.assert_array_equal(store["again"].read(video).values, store["speech"].read(video).values)
     assert not isinstance(diff_stores(spoken / "s", spoken / "s")["again"], str)
+
+
+def test_videos_that_were_mended_get_new_vectors_too(tmp_path: Path) -> None:
+    write_video(tmp_path / "good.mp4", 1.0, 0)
+    whole = (tmp_path / "good.mp4").read_bytes()
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    write_rows(tmp_path / "m.jsonl", [Video(name, str(tmp_path / f"{name}.mp4")) for name in ("good", "bad")])
+    settings: dict[str, Any] = {"experts": find_experts(["speech"]), "weights": "random"}
+    extract(tmp_path / "m.jsonl", tmp_path / "s", **settings)
+    embed_text(tmp_path / "s", "speech", name="variant")
+    (tmp_path / "bad.mp4").write_bytes(whole)
+    extract(tmp_path / "m.jsonl", tmp_path / "s", retry_failed=True, **settings)
+    embed_text(tmp_path / "s", "speech", name="variant")
+    store = FeatureStore(tmp_path / "s")
+    assert store["variant"].status("bad").status == "ok"
+    assert store["variant"].records("bad") == store["speech"].records("bad") != []
 
 
 def test_only_experts_with_texts_get_new_vectors(manifest: Path, tmp_path: Path) -> None:

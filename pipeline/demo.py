@@ -65,5 +65,6 @@ def _show_features(console: Console, store: FeatureStore) -> None:
         rows, dim = features.values.shape
         shown.add_row(plain(name), str(rows), str(dim), f"{start:g} s to {end:g} s", f"{norm:.3g}")
     console.print(plain(f"{EXAMPLE} has"), shown)
-    read = f'FeatureStore("{store.path}")["{next(iter(store.experts))}"].read("{EXAMPLE}").values'
+    found = next(name for name in store.experts if store[name].status(EXAMPLE).rows)
+    read = f'FeatureStore("{store.path}")["{found}"].read("{EXAMPLE}").values'
     console.print(f"In Python: from feature_store import FeatureStore; {read}", highlight=False, markup=False)

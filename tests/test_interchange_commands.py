@@ -83,7 +83,7 @@ def test_a_store_goes_out_and_comes_back(format: str) -> None:
     assert "s3d 14 rows" in reelcache("export", "s", "-o", "out", "--format", format, "--experts", "s3d").stdout
     reelcache("import-features", format, "out", "back", "--expert", "s3d")
     assert document("diff", "s", "back")["s3d"]["equal_rows"] == 14  # type: ignore[index]
-    told = document("export", "s", "-o", "out", "--format", "webdataset", "--videos", "ant,bee")
+    told = document("export", "s", "-o", "out", "--format", "webdataset", "--video", "ant", "--video", "bee")
     assert told == {"format": "webdataset", "folder": "out", "videos": 2, "rows": {"s3d": 12, "vggish": 12}}
 
 
@@ -101,7 +101,7 @@ def test_a_store_goes_out_and_comes_back(format: str) -> None:
         ("import-features npy npy s --expert x --every 1", 1, "none of the store's videos"),
         ("export s -o new --format zip", 2, "webdataset"),
         ("export s -o new --format npy --experts s3e", 2, "s3d"),
-        ("export s -o new --format npy --videos bea", 1, "bee"),
+        ("export s -o new --format npy --video bea", 1, "bee"),
         ("export s -o bad --format npy", 1, "other things"),
         ("export none -o new --format npy", 1, "none"),
         ("export s --format npy", 2, "--output"),

@@ -41,8 +41,10 @@ def told() -> Iterator[None]:
 def _exit_code(error: Exception) -> int | None:
     """None for what no user can mend: a bug, whose traceback is wanted."""
     from data_manifests import ManifestError
-    from feature_store import StoreError
+    from feature_store import ImportUsageError, StoreError
 
+    if isinstance(error, ImportUsageError):
+        return 2
     if isinstance(error, ManifestError | StoreError | OSError):
         return 1
     if "extractors" not in sys.modules:

@@ -56,7 +56,7 @@ def import_features(
     from feature_store import import_features as run
     from pipeline.show import show_import
 
-    with told(), _misuse(), _counting() as show:
+    with told(), _counting() as show:
         if spread and manifest is None:
             raise ImportUsageError("--spread: name the manifest, which says how long videos are: --manifest FILE")
         videos = Manifest(manifest) if manifest else None
@@ -89,7 +89,7 @@ def export(
     folder: Annotated[Path, typer.Option("--output", "-o", help="A new folder.", show_default=False)],
     format: Annotated[str, typer.Option(help="npy, hdf5 or webdataset.", show_default=False)],
     experts: Annotated[str | None, typer.Option(help="Names, with commas between. [default: all]")] = None,
-    videos: Annotated[str | None, typer.Option(help="Ids, with commas between. [default: all]")] = None,
+    video: Annotated[list[str] | None, typer.Option(help="An id; may be repeated. [default: all]")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a store's features as files that other tools read, with their times and provenance.
@@ -106,10 +106,8 @@ def export(
 
     from feature_store import export_features as run
 
-    with told(), _misuse(), _counting() as show:
-        summary = run(
-            store, folder, format, experts=_listed(experts) or None, videos=_listed(videos) or None, show=show
-        )
+    with told(), _counting() as show:
+        summary = run(store, folder, format, experts=_listed(experts) or None, videos=video, show=show)
     if as_json:
         print_json(asdict(summary))
     else:
@@ -129,19 +127,6 @@ def _durations(videos: Iterable[Video]) -> dict[str, float]:
 
 def _listed(names: str | None) -> list[str]:
     return [name.strip() for name in (names or "").split(",") if name.strip()]
-
-
-@contextmanager
-def _misuse() -> Iterator[None]:
-    """Within, an import or export that is asked for in a wrong way ends with exit code 2."""
-    from feature_store import ImportUsageError
-
-    try:
-        yield
-    except ImportUsageError as error:
-        err.print("error: ", style="bold red", end="")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
 
 
 @contextmanager

@@ -7,11 +7,12 @@ are read. A text is read at its own width whatever else is read with it, as Easy
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from math import inf
@@ -101,7 +102,7 @@ class OCR:
         detector, reading = CRAFT(), self._reading_network()
         models = (detection_models["craft"], open_reader(self.languages)[2])
         for network, file, model in zip((detector, reading), self.weights.files, models, strict=True):
-            load_zipped(network, file, model["filename"], folder, fetch)
+            load_zipped(network, file, model, folder, fetch)
         return self._finder(detector, reading)
 
     def _reading_network(self) -> nn.Module:
@@ -145,16 +146,20 @@ def open_reader(languages: str) -> tuple[easyocr.Reader, str, dict[str, Any]]:
     raise ExpertError(f"ocr.languages is {languages!r}: EasyOCR has no network for it")
 
 
-def load_zipped(network: nn.Module, file: WeightsFile, name: str, folder: Path, fetch: bool) -> None:
+def load_zipped(network: nn.Module, file: WeightsFile, model: Mapping[str, Any], folder: Path, fetch: bool) -> None:
     """Fill a network from a state dict that is published as the only file of a ZIP archive.
 
-    The state dict by itself, as EasyOCR keeps it, does as well, also in its own folder if `fetch`. Raises
+    The state dict by itself, as EasyOCR keeps it, does as well. If `fetch`, it must have the MD5 that EasyOCR tells
+    of it, and may lie in EasyOCR's own folder; without, the folder is the user's, and so are its files. Raises
     WeightsError.
     """
+    name = model["filename"]
     bare = [folder / name, *([Path(MODULE_PATH, "model", name)] if fetch else [])]
     path = next((path for path in bare if path.exists()), None) or find_file(file, folder, fetch)
     try:
         content = path.read_bytes() if path in bare else _unzip(path, name)
+        if fetch and hashlib.md5(content, usedforsecurity=False).hexdigest() != model["md5sum"]:
+            raise ValueError(f"{name} in it is damaged or another: its MD5 is not {model['md5sum']}")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict({key.removeprefix("module."): tensor for key, tensor in state.items()})
     except Exception as error:  # whatever a damaged or hostile file sets off

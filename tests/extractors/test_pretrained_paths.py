@@ -6,18 +6,21 @@ import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import sha256
+from hashlib import md5, sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import torch
+from easyocr.config import detection_models, recognition_models
 
-from extractors import EXPERTS, Expert, fetch_weights, is_cached, load_expert, verify_weights
+from extractors import EXPERTS, Expert, WeightsError, fetch_weights, is_cached, load_expert, verify_weights
 from extractors.spec import WeightsFile
 from extractors.weights import HUB_FILE, HubFile
 from published import PUBLISHED, Published
 from publisher import Publisher, publishing
+
+MODELS = {model["filename"]: model for model in (detection_models["craft"], *recognition_models["gen2"].values())}
 
 
 @pytest.fixture
@@ -43,6 +46,11 @@ def publish_all(monkeypatch: pytest.MonkeyPatch, publisher: Publisher, expert: E
     pairs = zip(weights.files, published.contents, strict=True)
     files = tuple(publish(publisher, file, content) for file, content in pairs)
     monkeypatch.setattr(type(expert), "weights", replace(weights, files=files))
+    if expert.name == "ocr":
+        for content in published.contents:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                [name] = archive.namelist()
+                monkeypatch.setitem(MODELS[name], "md5sum", md5(archive.read(name)).hexdigest())
 
 
 def test_it_is_known_how_the_files_of_every_expert_are_published() -> None:
@@ -95,6 +103,10 @@ def test_what_easyocr_fetched_before_is_used(
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             archive.extractall(tmp_path / "easyocr" / "model")
     assert load_expert(expert).source == expert.weights.source
+    damaged = tmp_path / "easyocr" / "model" / "english_g2.pth"
+    damaged.write_bytes(damaged.read_bytes() + b"!")
+    with pytest.raises(WeightsError, match=r"(?s)english_g2\.pth.*MD5"):
+        load_expert(expert)
 
 
 @pytest.mark.parametrize("name", ["s3d", "ocr", "speech"])

@@ -1,0 +1,121 @@
+"""Dual Encoding against the numbers of the official model, at small size."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from train.losses import triplet_loss
+from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, official_name
+
+GOLDENS = Path(os.environ.get("REELCACHE_GOLDENS", Path(__file__).parents[1] / "goldens"))
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    with np.load(GOLDENS / "dual_encoding.npz", allow_pickle=False) as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def meta(golden: Mapping[str, Tensor]) -> dict[str, Any]:
+    return json.loads(golden["meta/json"].numpy().tobytes())
+
+
+def build(golden: Mapping[str, Tensor], compat: bool) -> DualEncoding:
+    state = {name.removeprefix("param/"): tensor for name, tensor in golden.items() if name.startswith("param/")}
+    video, text = ("vid_encoding.", "text_encoding.")
+    config = DualEncodingConfig(
+        video_dim=golden["input/video_raw"].shape[1],
+        words=len(state[f"{text}embed.weight"]),
+        bag=golden["input/text_bow"].shape[1],
+        word_dim=state[f"{text}embed.weight"].shape[1],
+        video_units=state[f"{video}rnn.weight_hh_l0"].shape[1],
+        text_units=state[f"{text}rnn.weight_hh_l0"].shape[1],
+        video_filters=len(state[f"{video}convs1.0.bias"]),
+        text_filters=len(state[f"{text}convs1.0.bias"]),
+        video_kernels=sizes(state, video),
+        text_kernels=sizes(state, text),
+        common_dim=len(state[f"{video}visual_mapping.fc1.bias"]),
+        dropout=0.0,
+    )
+    model = DualEncoding(config, compat)
+    model.load_official(state)
+    return model
+
+
+def sizes(state: Mapping[str, Tensor], side: str) -> tuple[int, ...]:
+    weights = (state.get(f"{side}convs1.{number}.weight") for number in range(9))
+    return tuple(weight.shape[2] for weight in weights if weight is not None)
+
+
+def embed(model: DualEncoding, golden: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    video = model.encode_video(*(golden[f"input/video_{name}"] for name in ("frames", "lengths", "mean")))
+    text = model.encode_text(*(golden[f"input/text_{name}"] for name in ("ids", "lengths", "bow")))
+    return video, text
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    assert ((ours - theirs).abs() <= tolerance * theirs.abs().clamp(min=1)).all(), (ours - theirs).abs().max()
+
+
+@pytest.mark.parametrize("compat", [True, False])
+@torch.no_grad()
+def test_embeddings_are_those_of_the_official_model(
+    golden: dict[str, Tensor], meta: dict[str, Any], compat: bool
+) -> None:
+    """Padded as it does, and, by default, as it gives for each item alone."""
+    tolerance = meta["tolerance"]["embedding"]
+    for ours, side in zip(embed(build(golden, compat).eval(), golden), ("video", "text"), strict=True):
+        close(ours, golden[f"output/eval/{side}_embedding{'' if compat else '_alone'}"], tolerance)
+
+
+@torch.no_grad()
+def test_scores_and_losses_are_those_of_the_official_model(golden: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    video, text = embed(build(golden, compat=True).eval(), golden)
+    scores = video @ text.T
+    close(scores, golden["output/eval/scores"], meta["tolerance"]["scores"])
+    for name, options in {
+        "loss": {},
+        "loss_mean_hardest": {"mean": True},
+        "loss_sum_allneg": {"hardest": False},
+        "loss_mean_allneg": {"hardest": False, "mean": True},
+    }.items():
+        close(triplet_loss(scores, **options), golden[f"output/eval/{name}"], meta["tolerance"]["loss"])
+
+
+def test_a_training_step_is_that_of_the_official_model(golden: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    model = build(golden, compat=True).train()
+    video, text = embed(model, golden)
+    loss = triplet_loss(video @ text.T)
+    loss.backward()
+    close(loss, golden["output/train/loss"], meta["tolerance"]["train"])
+    close(video, golden["output/train/video_embedding"], meta["tolerance"]["train"])
+    close(text, golden["output/train/text_embedding"], meta["tolerance"]["train"])
+    for side, space in (("video", model.video_space), ("text", model.text_space)):
+        for name in ("mean", "var"):
+            after = golden[f"output/train/{side}_bn_running_{name}_after"]
+            close(getattr(space.norm, f"running_{name}"), after, meta["tolerance"]["train"])
+    norms = {official_name(name): parameter.grad.norm() for name, parameter in model.named_parameters()}
+    ours = torch.stack([norms[name] for name in meta["grad_keys"]])
+    relative = meta["tolerance"]["grad_norm_relative"]
+    torch.testing.assert_close(ours, golden["output/train/grad_norm"], rtol=relative, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_embedding_does_not_depend_on_the_longest_of_its_batch(golden: dict[str, Tensor]) -> None:
+    model = build(golden, compat=False).eval()
+    frames, lengths, mean = (golden[f"input/video_{name}"] for name in ("frames", "lengths", "mean"))
+    together = model.encode_video(frames, lengths, mean)
+    for number, length in enumerate(lengths.tolist()):
+        one = slice(number, number + 1)
+        alone = model.encode_video(frames[one, :length], lengths[one], mean[one])
+        torch.testing.assert_close(alone, together[one], atol=1e-6, rtol=0)

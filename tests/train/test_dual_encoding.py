@@ -14,26 +14,45 @@ import torch
 from torch import Tensor
 
 from train.losses import triplet_loss
-from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, official_name
+from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, Encoders
+from train.retrieval.hybrid_space import HybridSpace, fused_scores, hybrid_loss, jaccard
 
 GOLDENS = Path(os.environ.get("REELCACHE_GOLDENS", Path(__file__).parents[1] / "goldens"))
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict[str, Tensor]:
-    with np.load(GOLDENS / "dual_encoding.npz", allow_pickle=False) as file:
+def read_golden(name: str) -> dict[str, Tensor]:
+    with np.load(GOLDENS / f"{name}.npz", allow_pickle=False) as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
 @pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    return read_golden("dual_encoding")
+
+
+@pytest.fixture(scope="module")
+def hybrid() -> dict[str, Tensor]:
+    return read_golden("dual_encoding_hybrid")
+
+
+@pytest.fixture(scope="module")
 def meta(golden: Mapping[str, Tensor]) -> dict[str, Any]:
+    return read_meta(golden)
+
+
+def read_meta(golden: Mapping[str, Tensor]) -> dict[str, Any]:
     return json.loads(golden["meta/json"].numpy().tobytes())
 
 
-def build(golden: Mapping[str, Tensor], compat: bool) -> DualEncoding:
-    state = {name.removeprefix("param/"): tensor for name, tensor in golden.items() if name.startswith("param/")}
+def parameters(golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("param/"): tensor for name, tensor in golden.items() if name.startswith("param/")}
+
+
+def config_of(golden: Mapping[str, Tensor], common: str) -> DualEncodingConfig:
+    """Sizes as the golden's parameters have them; `common` is the bias of the common space."""
+    state = parameters(golden)
     video, text = ("vid_encoding.", "text_encoding.")
-    config = DualEncodingConfig(
+    return DualEncodingConfig(
         video_dim=golden["input/video_raw"].shape[1],
         words=len(state[f"{text}embed.weight"]),
         bag=golden["input/text_bow"].shape[1],
@@ -44,11 +63,21 @@ def build(golden: Mapping[str, Tensor], compat: bool) -> DualEncoding:
         text_filters=len(state[f"{text}convs1.0.bias"]),
         video_kernels=sizes(state, video),
         text_kernels=sizes(state, text),
-        common_dim=len(state[f"{video}visual_mapping.fc1.bias"]),
+        common_dim=len(state[common]),
         dropout=0.0,
     )
-    model = DualEncoding(config, compat)
-    model.load_official(state)
+
+
+def build(golden: Mapping[str, Tensor], compat: bool) -> DualEncoding:
+    model = DualEncoding(config_of(golden, "vid_encoding.visual_mapping.fc1.bias"), compat)
+    model.load_official(parameters(golden))
+    return model
+
+
+def build_hybrid(golden: Mapping[str, Tensor], compat: bool) -> HybridSpace:
+    concepts = golden["input/concept_label"].shape[1]
+    model = HybridSpace(config_of(golden, "vid_mapping.mapping.fc1.bias"), concepts, compat)
+    model.load_official(parameters(golden))
     return model
 
 
@@ -57,7 +86,7 @@ def sizes(state: Mapping[str, Tensor], side: str) -> tuple[int, ...]:
     return tuple(weight.shape[2] for weight in weights if weight is not None)
 
 
-def embed(model: DualEncoding, golden: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def embed(model: Any, golden: Mapping[str, Tensor]) -> tuple[Any, Any]:
     video = model.encode_video(*(golden[f"input/video_{name}"] for name in ("frames", "lengths", "mean")))
     text = model.encode_text(*(golden[f"input/text_{name}"] for name in ("ids", "lengths", "bow")))
     return video, text
@@ -104,7 +133,15 @@ def test_a_training_step_is_that_of_the_official_model(golden: dict[str, Tensor]
         for name in ("mean", "var"):
             after = golden[f"output/train/{side}_bn_running_{name}_after"]
             close(getattr(space.norm, f"running_{name}"), after, meta["tolerance"]["train"])
-    norms = {official_name(name): parameter.grad.norm() for name, parameter in model.named_parameters()}
+    check_gradients(model, golden, meta)
+
+
+def check_gradients(model: Encoders, golden: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    norms = {
+        model.official_name(name): parameter.grad.norm()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
     ours = torch.stack([norms[name] for name in meta["grad_keys"]])
     relative = meta["tolerance"]["grad_norm_relative"]
     torch.testing.assert_close(ours, golden["output/train/grad_norm"], rtol=relative, atol=1e-5)
@@ -119,3 +156,34 @@ def test_an_embedding_does_not_depend_on_the_longest_of_its_batch(golden: dict[s
         one = slice(number, number + 1)
         alone = model.encode_video(frames[one, :length], lengths[one], mean[one])
         torch.testing.assert_close(alone, together[one], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("compat", [True, False])
+@torch.no_grad()
+def test_both_spaces_are_those_of_the_official_hybrid_model(hybrid: dict[str, Tensor], compat: bool) -> None:
+    tolerance = read_meta(hybrid)["tolerance"]["embedding"]
+    for ours, side in zip(embed(build_hybrid(hybrid, compat).eval(), hybrid), ("video", "text"), strict=True):
+        for space in ("latent", "concept"):
+            close(getattr(ours, space), hybrid[f"output/eval/{side}_{space}{'' if compat else '_alone'}"], tolerance)
+
+
+@torch.no_grad()
+def test_hybrid_scores_and_loss_are_the_official_ones(hybrid: dict[str, Tensor]) -> None:
+    tolerance = read_meta(hybrid)["tolerance"]
+    video, text = embed(build_hybrid(hybrid, compat=True).eval(), hybrid)
+    latent, concept = video.latent @ text.latent.T, jaccard(video.concept, text.concept)
+    close(latent, hybrid["output/eval/latent_scores"], tolerance["scores"])
+    close(concept, hybrid["output/eval/concept_scores"], tolerance["scores"])
+    close(fused_scores(latent, concept).T, hybrid["output/eval/fused_scores"], tolerance["scores"])
+    loss = hybrid_loss(video, text, hybrid["input/concept_label"])
+    close(loss, hybrid["output/eval/loss"], tolerance["loss"])
+
+
+def test_a_training_step_of_the_hybrid_model_is_the_official_one(hybrid: dict[str, Tensor]) -> None:
+    model = build_hybrid(hybrid, compat=True).train()
+    video, text = embed(model, hybrid)
+    loss = hybrid_loss(video, text, hybrid["input/concept_label"])
+    loss.backward()
+    meta = read_meta(hybrid)
+    close(loss, hybrid["output/train/loss"], meta["tolerance"]["train"])
+    check_gradients(model, hybrid, meta)

@@ -95,8 +95,16 @@ class CommonSpace(nn.Module):
         return mapped / mapped.norm(dim=1, keepdim=True)
 
 
-class DualEncoding(nn.Module):
-    """Embeds videos and sentences; their similarity is the product of the embeddings, a cosine."""
+class Encoders(nn.Module):
+    """The three levels of videos and sentences, from which systems map into their spaces."""
+
+    OFFICIAL: tuple[tuple[str, str], ...] = (
+        ("video.gru.", "vid_encoding.rnn."),
+        ("video.convs.", "vid_encoding.convs1."),
+        ("embedding.", "text_encoding.embed."),
+        ("text.gru.", "text_encoding.rnn."),
+        ("text.convs.", "text_encoding.convs1."),
+    )  # how our names of parameters begin, and the official ones
 
     def __init__(self, config: DualEncodingConfig, compat: bool = False) -> None:
         super().__init__()
@@ -111,49 +119,57 @@ class DualEncoding(nn.Module):
             config.word_dim, config.text_units, config.text_filters, config.text_kernels, dropout
         )
         level1 = (0, 0) if config.reduced else (config.video_dim, config.bag)
-        self.video_space = CommonSpace(self.video.dim + level1[0], config.common_dim, dropout)
-        self.text_space = CommonSpace(self.text.dim + level1[1], config.common_dim, dropout)
+        self.video_dim, self.text_dim = self.video.dim + level1[0], self.text.dim + level1[1]
 
-    def encode_video(self, frames: Tensor, lengths: Tensor, mean: Tensor) -> Tensor:
-        """Frames (B, T, video_dim), the first `max_frames`, and the mean of all (B, video_dim) -> (B, common_dim)."""
+    def video_levels(self, frames: Tensor, lengths: Tensor, mean: Tensor) -> Tensor:
+        """Frames (B, T, D), the first `max_frames`, and the mean of all (B, D) -> levels 2, 3 and 1, (B, video_dim)."""
         levels = self.video(frames, lengths, gru_sees_padding=self.compat, cnn_sees_padding=self.compat)
-        return self.video_space(levels if self.config.reduced else torch.cat([levels, mean], dim=1))
+        return levels if self.config.reduced else torch.cat([levels, mean], dim=1)
 
-    def encode_text(self, tokens: Tensor, lengths: Tensor, bag: Tensor) -> Tensor:
-        """Token ids (B, T), and the counts of words (B, bag) -> (B, common_dim)."""
+    def text_levels(self, tokens: Tensor, lengths: Tensor, bag: Tensor) -> Tensor:
+        """Token ids (B, T), and the counts of words (B, bag) -> levels 2, 3 and 1, (B, text_dim)."""
         levels = self.text(self.embedding(tokens), lengths, gru_sees_padding=False, cnn_sees_padding=self.compat)
-        return self.text_space(levels if self.config.reduced else torch.cat([levels, bag], dim=1))
+        return levels if self.config.reduced else torch.cat([levels, bag], dim=1)
+
+    def official_name(self, name: str) -> str:
+        """What the official code calls a parameter of ours."""
+        ours, theirs = next(pair for pair in self.OFFICIAL if name.startswith(pair[0]))
+        return theirs + name.removeprefix(ours)
 
     def load_official(self, state: Mapping[str, Tensor]) -> None:
-        """Take the parameters of an official model, under the names of its two encoders.
+        """Take the parameters of an official model.
 
         Raises RuntimeError, from torch, if sizes or names do not fit.
         """
-        own = {official_name(name): (name, tensor) for name, tensor in self.state_dict().items()}
-        renamed = {own[name][0] if name in own else name: _conv1d(tensor) for name, tensor in state.items()}
-        counters = {name: tensor for name, (name, tensor) in own.items() if name.endswith("num_batches_tracked")}
+        own = {self.official_name(name): name for name in self.state_dict()}
+        renamed = {own.get(name, name): _conv1d(tensor) for name, tensor in state.items()}
+        counters = {name: tensor for name, tensor in self.state_dict().items() if name.endswith("num_batches_tracked")}
         self.load_state_dict({**counters, **renamed})
 
 
-RENAMED = (
-    ("video_space.", "vid_encoding.visual_mapping."),
-    ("text_space.", "text_encoding.text_mapping."),
-    ("video.", "vid_encoding."),
-    ("text.", "text_encoding."),
-    ("embedding.", "text_encoding.embed."),
-    ("gru.", "rnn."),
-    ("convs.", "convs1."),
-    ("linear.", "fc1."),
-    ("norm.", "bn_1."),
-)
+class DualEncoding(Encoders):
+    """Embeds videos and sentences; their similarity is the product of the embeddings, a cosine."""
 
+    OFFICIAL = (
+        *Encoders.OFFICIAL,
+        ("video_space.linear.", "vid_encoding.visual_mapping.fc1."),
+        ("video_space.norm.", "vid_encoding.visual_mapping.bn_1."),
+        ("text_space.linear.", "text_encoding.text_mapping.fc1."),
+        ("text_space.norm.", "text_encoding.text_mapping.bn_1."),
+    )
 
-def official_name(name: str) -> str:
-    """What the official code calls a parameter of ours."""
-    side = next(pair for pair in RENAMED[:5] if name.startswith(pair[0]))
-    rest = name.removeprefix(side[0])
-    part = next((pair for pair in RENAMED[5:] if rest.startswith(pair[0])), ("", ""))
-    return side[1] + part[1] + rest.removeprefix(part[0])
+    def __init__(self, config: DualEncodingConfig, compat: bool = False) -> None:
+        super().__init__(config, compat)
+        self.video_space = CommonSpace(self.video_dim, config.common_dim, config.dropout)
+        self.text_space = CommonSpace(self.text_dim, config.common_dim, config.dropout)
+
+    def encode_video(self, frames: Tensor, lengths: Tensor, mean: Tensor) -> Tensor:
+        """As `video_levels` -> (B, common_dim)."""
+        return self.video_space(self.video_levels(frames, lengths, mean))
+
+    def encode_text(self, tokens: Tensor, lengths: Tensor, bag: Tensor) -> Tensor:
+        """As `text_levels` -> (B, common_dim)."""
+        return self.text_space(self.text_levels(tokens, lengths, bag))
 
 
 def _conv1d(weight: Tensor) -> Tensor:

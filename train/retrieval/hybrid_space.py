@@ -74,7 +74,7 @@ class HybridSpace(Encoders):
 
 
 def jaccard(one: Tensor, other: Tensor) -> Tensor:
-    """Generalised Jaccard similarity of (A, K) and (B, K), none negative: sums of minima over sums of maxima, (A, B)."""
+    """Generalised Jaccard similarity of (A, K) and (B, K), none negative: sums of minima over sums of maxima."""
     least = torch.minimum(one[:, None], other[None]).sum(dim=2)
     return least / torch.maximum(one[:, None], other[None]).sum(dim=2)
 

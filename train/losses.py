@@ -24,3 +24,14 @@ def triplet_loss(scores: Tensor, margin: float = 0.2, hardest: bool = True, mean
     if hardest:
         of_captions, of_videos = of_captions.amax(dim=1), of_videos.amax(dim=0)
     return of_captions.mean() + of_videos.mean() if mean else of_captions.sum() + of_videos.sum()
+
+
+def max_margin_loss(scores: Tensor, margin: float = 0.05, count_matches: bool = False) -> Tensor:
+    """Max-margin ranking loss over all negatives, in both directions (MMT, eq. 4), the mean over its terms.
+
+    `scores` is (B, B), rows and columns of one index belonging together. With `count_matches` a match is also held
+    against itself, as in CE's first version: that adds a constant and changes the mean.
+    """
+    terms = 2 * len(scores) * (len(scores) - (not count_matches))
+    constant = 2 * len(scores) * max(margin, 0.0) if count_matches else 0.0
+    return (triplet_loss(scores, margin, hardest=False) + constant) / terms

@@ -1,0 +1,100 @@
+"""MMT against the numbers of the official model, at small size."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from train.losses import max_margin_loss
+from train.retrieval.mmt import MMT, ExpertBatch, ExpertTokens, MMTConfig, official_names
+
+GOLDENS = Path(os.environ.get("REELCACHE_GOLDENS", Path(__file__).parents[1] / "goldens"))
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Tensor]:
+    with np.load(GOLDENS / "mmt.npz", allow_pickle=False) as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def meta(golden: dict[str, Tensor]) -> dict[str, Any]:
+    return json.loads(golden["meta/json"].numpy().tobytes())
+
+
+def build(golden: dict[str, Tensor], meta: dict[str, Any], keep_missing: bool) -> MMT:
+    hyper, bert = meta["hyper"], meta["hyper"]["vid_bert_params"]
+    config = MMTConfig(
+        experts=tuple(ExpertTokens(each["name"], each["dim"], each["token_type_id"]) for each in hyper["experts"]),
+        dim=hyper["same_dim"],
+        layers=bert["num_hidden_layers"],
+        heads=bert["num_attention_heads"],
+        hidden=bert["intermediate_size"],
+        dropout=0.0,
+        positions=bert["max_position_embeddings"],
+        types=bert["type_vocab_size"],
+        text_dim=hyper["text_dim"],
+        keep_missing=keep_missing,
+    )
+    model = MMT(config)
+    model.load_official({name.removeprefix("param/"): each for name, each in golden.items() if name[:6] == "param/"})
+    return model
+
+
+def batch(golden: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, ExpertBatch]:
+    names = [each["name"] for each in meta["hyper"]["experts"]]
+    kinds = ("features", "features_t", "features_ind", "features_maxpool")
+    return {name: ExpertBatch(*(golden[f"input/{kind}/{name}"] for kind in kinds)) for name in names}
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    assert ((ours - theirs).abs() <= tolerance * theirs.abs().clamp(min=1)).all(), (ours - theirs).abs().max()
+
+
+@pytest.mark.parametrize(("keep", "case"), [(True, "keep_missing"), (False, "drop_missing")])
+@torch.no_grad()
+def test_similarities_are_those_of_the_official_model(
+    golden: dict[str, Tensor], meta: dict[str, Any], keep: bool, case: str
+) -> None:
+    model, tolerance = build(golden, meta, keep).eval(), meta["tolerance"]
+    close(model.video.tokens(batch(golden, meta))[0], golden["output/eval/vid_tokens_in"], tolerance["embedding"])
+    text, video = model.encode_text(golden["input/text_cls"]), model.encode_video(batch(golden, meta))
+    close(text[0], golden["output/eval/text_embds"], tolerance["embedding"])
+    close(text[1], golden["output/eval/text_weights"], tolerance["embedding"])
+    close(video[0], golden["output/eval/vid_embds"], tolerance["embedding"])
+    close(video[1], golden[f"output/eval/{case}/vid_weights"], tolerance["embedding"])
+    sims = model.similarity(text, video)
+    close(sims, golden[f"output/eval/{case}/sims"], tolerance["sims"])
+    margin = meta["hyper"]["margin"]
+    close(max_margin_loss(sims, margin), golden[f"output/eval/{case}/loss"], tolerance["loss"])
+    counted = max_margin_loss(sims, margin, count_matches=True)
+    close(counted, golden[f"output/eval/{case}/loss_no_fix_norm"], tolerance["loss"])
+
+
+@pytest.mark.parametrize(("keep", "case"), [(True, "keep_missing"), (False, "drop_missing")])
+def test_a_training_step_is_that_of_the_official_model(
+    golden: dict[str, Tensor], meta: dict[str, Any], keep: bool, case: str
+) -> None:
+    model, tolerance = build(golden, meta, keep).train(), meta["tolerance"]
+    texts = golden["input/text_cls"].clone().requires_grad_()
+    sims = model.similarity(model.encode_text(texts), model.encode_video(batch(golden, meta)))
+    loss = max_margin_loss(sims, meta["hyper"]["margin"])
+    loss.backward()
+    close(sims, golden[f"output/train/{case}/sims"], tolerance["train"])
+    close(loss, golden[f"output/train/{case}/loss"], tolerance["train"])
+    assert texts.grad is not None
+    norms = {"input/text_cls": texts.grad.norm()}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        official = official_names(model.config.experts, name)
+        norms |= zip(official, (part.norm() for part in parameter.grad.chunk(len(official))), strict=True)
+    ours = torch.stack([norms[name] for name in meta["grad_keys"]])
+    expected = golden[f"output/train/{case}/grad_norm"]
+    torch.testing.assert_close(ours, expected, rtol=tolerance["grad_norm_relative"], atol=1e-5)

@@ -2,7 +2,7 @@
 
 A recogniser hears windows that overlap, so that every word is whole in one of them, and `SpeechWatch` joins
 what it heard. The recogniser here is torchaudio's wav2vec 2.0 and its kin with greedy CTC decoding; another one,
-e.g. of Whisper's kind, needs the two things that `Recogniser` says.
+e.g. of Whisper's kind, needs the one method that `Recogniser` has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,11 +50,12 @@ class Word:
     confidence: float
 
 
-class Recogniser(Protocol):
-    """Turns sound into words. Also a torch module, so that it moves to a GPU with its finder."""
+class Recogniser(nn.Module):
+    """Turns sound into words."""
 
     def transcribe(self, windows: Sequence[Tensor]) -> list[list[Word]]:
         """The words of each window (samples,) float32 at 16 kHz, in order, their times within it."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Speech:
         return SpeechFinder(recogniser, find_word_vectors(self.words))
 
 
-class CTCRecogniser(nn.Module):
+class CTCRecogniser(Recogniser):
     """A torchaudio network with CTC labels, decoded greedily: the likeliest label of each frame of 20 ms.
 
     With `normalize`, as the bundle says, each window has mean 0 and variance 1 before the network hears it.
@@ -155,7 +156,7 @@ class CTCRecogniser(nn.Module):
 class SpeechFinder(Finder):
     """A recogniser, and the vectors of its words."""
 
-    def __init__(self, recogniser: nn.Module, vectors: WordVectors) -> None:
+    def __init__(self, recogniser: Recogniser, vectors: WordVectors) -> None:
         super().__init__()
         self.recogniser = recogniser
         self.vectors = vectors
@@ -168,7 +169,7 @@ class SpeechFinder(Finder):
         return SpeechWatch(self)
 
     def transcribe(self, windows: Sequence[Tensor]) -> list[list[Word]]:
-        return self.recogniser.transcribe([window.to(self.device) for window in windows])  # type: ignore[operator]
+        return self.recogniser.transcribe([window.to(self.device) for window in windows])
 
     def finding(self, word: Word) -> Finding:
         record = {"text": word.text, "confidence": round(word.confidence, 4)}

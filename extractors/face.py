@@ -19,6 +19,7 @@ from facenet_pytorch import MTCNN, InceptionResnetV1, extract_face, fixed_image_
 from PIL import Image
 from torch import Tensor, nn
 
+from extractors.images import stacks
 from extractors.sampling import Frames
 from extractors.spec import ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile, channels_last
 from extractors.weights import he_init, load_published
@@ -131,13 +132,8 @@ class FaceWatch:
 
     def look(self, samples: Sequence[TimedSample]) -> list[Finding]:
         frames = [sample.data for sample in samples]
-        by_size: dict[torch.Size, list[int]] = {}
-        for number, frame in enumerate(frames):
-            by_size.setdefault(frame.shape, []).append(number)
-        seen: dict[int, list[dict[str, Any]]] = {}
-        for numbers in by_size.values():  # a video's frames have one size, but for rare streams that change it
-            seen |= zip(numbers, self._finder.detect(torch.stack([frames[number] for number in numbers])), strict=True)
-        faces = [(number, record) for number in range(len(frames)) for record in seen[number]]
+        seen = [records for stack in stacks(frames) for records in self._finder.detect(stack)]
+        faces = [(number, record) for number, records in enumerate(seen) for record in records]
         if not faces:
             return []
         images = [Image.fromarray(frame.numpy()) for frame in frames]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
 import numpy as np
 import torch
 from PIL import Image
@@ -43,6 +46,12 @@ def resize_plain(frame: np.ndarray, size: Size, device: torch.device) -> Tensor:
 def center_crop(image: Tensor, size: Size) -> Tensor:
     """(3, H, W) -> (3, h, w), contiguous; an image that is smaller is put on black."""
     return center_crop_or_pad(image, list(size)).contiguous()
+
+
+def stacks(frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Consecutive frames of one size, stacked: all of a video's, but for rare streams that change it midway."""
+    for _, run in groupby(frames, key=lambda frame: frame.shape):
+        yield torch.stack(list(run))
 
 
 class Normalize(nn.Module):

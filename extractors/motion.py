@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -27,14 +27,36 @@ Module = TypeVar("Module", bound=nn.Module)
 S3D_MEAN = (0.43216, 0.394666, 0.37645)
 S3D_STD = (0.22803, 0.22145, 0.216989)
 
-MIN_LENGTH = 5  # frames: fewer, and the network halves them away
-
 # Of predict.py in DavideA/c3d-pytorch, but for the size: it squashes to 112x200, C3D's authors to 128x171.
 C3D_RESIZE = (128, 171)  # height, width
 
 
 @dataclass(frozen=True)
-class S3D:
+class CroppedClips:
+    """What experts have in common that see clips of the middle of resized frames."""
+
+    length: int  # frames
+    fps: float
+    hop: int  # frames
+    resize: int = 256  # pixels
+    crop: int = 224
+
+    shortest: ClassVar[int] = 1  # frames that the network can do with
+
+    def __post_init__(self) -> None:
+        if self.length < self.shortest or not 0 < self.fps < inf or self.hop < 1 or not 32 <= self.crop <= self.resize:
+            raise ExpertError(
+                f"{self}: length must be at least {self.shortest}, fps above 0, hop at least 1, "
+                "and resize >= crop >= 32"
+            )
+
+    @property
+    def samples(self) -> Clips:
+        return Clips(self.length, self.fps, self.hop)
+
+
+@dataclass(frozen=True)
+class S3D(CroppedClips):
     """S3D on Kinetics-400 (Xie et al. 2018; torchvision's network), pooled before the classifier: 1024-d.
 
     Frames are squashed to `resize` x `resize` and cropped to `crop`, as torchvision's own transform
@@ -44,26 +66,15 @@ class S3D:
     length: int = 16  # frames
     fps: float = 16.0
     hop: int = 16  # frames
-    resize: int = 256  # pixels
-    crop: int = 224
 
     kind = "motion"
     name = "s3d"
+    shortest = 5  # fewer, and the network halves them away
     weights = Weights(
         files=(WeightsFile("s3d-d76dad2f.pth", S3D_Weights.KINETICS400_V1.url, sha256="d76dad2f"),),
         license="BSD-3-Clause",
         paper="Rethinking Spatiotemporal Feature Learning (Xie et al., ECCV 2018)",
     )
-
-    def __post_init__(self) -> None:
-        if self.length < MIN_LENGTH or not 0 < self.fps < inf or self.hop < 1 or not 32 <= self.crop <= self.resize:
-            raise ExpertError(
-                f"{self}: length must be at least {MIN_LENGTH}, fps above 0, hop at least 1, and resize >= crop >= 32"
-            )
-
-    @property
-    def samples(self) -> Clips:
-        return Clips(self.length, self.fps, self.hop)
 
     def preprocessing(self) -> dict[str, Any]:
         return {
@@ -107,7 +118,7 @@ class S3DNetwork(Network):
 
 
 @dataclass(frozen=True)
-class I3D:
+class I3D(CroppedClips):
     """Inception I3D for RGB on Kinetics-400 (Carreira & Zisserman 2017), mean of Mixed_5c: 1024-d.
 
     The short side of a frame is brought to `resize`, the middle cropped to `crop`, and values scaled to
@@ -118,8 +129,6 @@ class I3D:
     length: int = 64  # frames
     fps: float = 25.0
     hop: int = 16  # frames
-    resize: int = 256  # pixels
-    crop: int = 224
 
     kind = "motion"
     name = "i3d"
@@ -130,16 +139,6 @@ class I3D:
         license="Apache-2.0",
         paper="Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset (Carreira & Zisserman, CVPR 2017)",
     )
-
-    def __post_init__(self) -> None:
-        if self.length < 1 or not 0 < self.fps < inf or self.hop < 1 or not 32 <= self.crop <= self.resize:
-            raise ExpertError(
-                f"{self}: length must be at least 1, fps above 0, hop at least 1, and resize >= crop >= 32"
-            )
-
-    @property
-    def samples(self) -> Clips:
-        return Clips(self.length, self.fps, self.hop)
 
     def preprocessing(self) -> dict[str, Any]:
         return {

@@ -32,6 +32,7 @@ from easyocr.utils import CTCLabelConverter, get_image_list
 from PIL import Image
 from torch import Tensor, nn
 
+from extractors.images import stacks
 from extractors.sampling import Frames
 from extractors.spec import PLACE, ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile, channels_last
 from extractors.weights import find_file, unreadable
@@ -287,7 +288,9 @@ class TextWatch:
             if self._mosaic is None or _differ(mosaic, self._mosaic):
                 self._mosaic = mosaic
                 fresh.append(number)
-        read = dict(zip(fresh, self._read([samples[number].data.numpy() for number in fresh]), strict=True))
+        frames = stacks(samples[number].data for number in fresh)
+        texts = [of_frame for stack in frames for of_frame in self._finder.read(stack.numpy())]
+        read = dict(zip(fresh, texts, strict=True))
         found = []
         for number, sample in enumerate(samples):
             if number in read:
@@ -299,14 +302,6 @@ class TextWatch:
 
     def finish(self) -> list[Finding]:
         return self._finder.findings(self._texts, self._start, self._end, self._size)
-
-    def _read(self, frames: list[np.ndarray]) -> Iterator[list[Text]]:
-        """Read frames, those of one size together: a video's all have one, but for rare streams that change it."""
-        first = 0
-        for number in range(1, len(frames) + 1):
-            if number == len(frames) or frames[number].shape != frames[first].shape:
-                yield from self._finder.read(np.stack(frames[first:number]))
-                first = number
 
 
 def _mosaic(frame: np.ndarray) -> np.ndarray:

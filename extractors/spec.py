@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -94,7 +95,7 @@ class Watch(Protocol):
         """The rest, when there are no more samples."""
 
 
-class Finder(nn.Module):
+class Finder(nn.Module, ABC):
     """A loaded expert that finds any number of things in a sample: words, faces.
 
     It computes in float32 whatever the precision of other networks. A video's findings depend on that
@@ -107,13 +108,13 @@ class Finder(nn.Module):
         """One decoded frame, (H, W, 3) RGB uint8 with square pixels -> what `look` gets; by default as it is."""
         return torch.from_numpy(frame)
 
+    @abstractmethod
     def group(self, sample: Tensor) -> int:
         """How many samples like this one to look at at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def watch(self) -> Watch:
         """Begin a video."""
-        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:

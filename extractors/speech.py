@@ -7,6 +7,7 @@ e.g. of Whisper's kind, needs the one method that `Recogniser` has.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -50,12 +51,12 @@ class Word:
     confidence: float
 
 
-class Recogniser(nn.Module):
+class Recogniser(nn.Module, ABC):
     """Turns sound into words."""
 
+    @abstractmethod
     def transcribe(self, windows: Sequence[Tensor]) -> list[list[Word]]:
         """The words of each window (samples,) float32 at 16 kHz, in order, their times within it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ resizes floating-point frames, here they stay 8-bit: the same within half a leve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from pytorchvideo.models.net import Net
 from torch import Tensor
 
 from extractors.images import Normalize
-from extractors.motion import channels_last_3d, middle_of_short_side
-from extractors.sampling import Clips
+from extractors.motion import CroppedClips, channels_last_3d, middle_of_short_side
 from extractors.spec import ExpertError, Network, Weights, WeightsFile
 from extractors.weights import he_init, load_published
 
@@ -31,7 +29,7 @@ ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 
 
 @dataclass(frozen=True)
-class I3DR50:
+class I3DR50(CroppedClips):
     """I3D on ResNet-50 ("8x8" of pytorchvideo's hub), pooled before the projection: 2048-d.
 
     8 frames with a stride of 8 at 30 a second are 8 frames at 3.75 fps. One row stands for 8 x 8 = 64
@@ -41,26 +39,15 @@ class I3DR50:
     length: int = 8  # frames
     fps: float = 3.75  # 30 / 8
     hop: int = 1  # frames of these: 8 at 30 fps
-    resize: int = 256  # pixels
-    crop: int = 224
 
     kind = "motion"
     name = "i3d_r50"
+    shortest = 2
     weights = Weights(
         files=(WeightsFile("I3D_8x8_R50.pyth", f"{ZOO}/I3D_8x8_R50.pyth"),),
         license="Apache-2.0",
         paper="Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset (Carreira & Zisserman, CVPR 2017)",
     )
-
-    def __post_init__(self) -> None:
-        if self.length < 2 or not 0 < self.fps < inf or self.hop < 1 or not 32 <= self.crop <= self.resize:
-            raise ExpertError(
-                f"{self}: length must be at least 2, fps above 0, hop at least 1, and resize >= crop >= 32"
-            )
-
-    @property
-    def samples(self) -> Clips:
-        return Clips(self.length, self.fps, self.hop)
 
     def preprocessing(self) -> dict[str, Any]:
         return _preprocessing(self.resize, self.crop)
@@ -77,7 +64,7 @@ class I3DR50:
 
 
 @dataclass(frozen=True)
-class SlowFastR50:
+class SlowFastR50(CroppedClips):
     """SlowFast 8x8 on ResNet-50 (Feichtenhofer et al. 2019; pytorchvideo's hub), pooled: 2304-d.
 
     The fast pathway sees all `length` frames, the slow one a quarter of them, first and last included,
@@ -88,11 +75,10 @@ class SlowFastR50:
     length: int = 32  # frames, a multiple of 4
     fps: float = 16.0
     hop: int = 32  # frames
-    resize: int = 256  # pixels
-    crop: int = 224
 
     kind = "motion"
     name = "slowfast_r50"
+    shortest = ALPHA
     weights = Weights(
         files=(WeightsFile("SLOWFAST_8x8_R50.pyth", f"{ZOO}/SLOWFAST_8x8_R50.pyth"),),
         license="Apache-2.0",
@@ -100,21 +86,9 @@ class SlowFastR50:
     )
 
     def __post_init__(self) -> None:
-        if (
-            self.length < ALPHA
-            or self.length % ALPHA
-            or not 0 < self.fps < inf
-            or self.hop < 1
-            or not 32 <= self.crop <= self.resize
-        ):
-            raise ExpertError(
-                f"{self}: length must be at least {ALPHA} and a multiple of {ALPHA}, fps above 0, hop at least 1, "
-                "and resize >= crop >= 32"
-            )
-
-    @property
-    def samples(self) -> Clips:
-        return Clips(self.length, self.fps, self.hop)
+        super().__post_init__()
+        if self.length % ALPHA:
+            raise ExpertError(f"{self}: length must be at least {ALPHA} and a multiple of {ALPHA}")
 
     def preprocessing(self) -> dict[str, Any]:
         return {**_preprocessing(self.resize, self.crop), "slow_frames": slow_frames(self.length)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from filelock import FileLock
 
+from extractors.download import file_digest
 from extractors.spec import ExpertError
 from extractors.weights import cache_folder
 
@@ -104,8 +105,7 @@ class FileVectors:
 
 @lru_cache(8)
 def _digest(file: str, size: int, changed: int) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_digest(Path(file))
 
 
 def _convert(file: Path, folder: Path) -> None:

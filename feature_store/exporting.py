@@ -81,7 +81,7 @@ def export_features(
 
 
 def _export(expert: ExpertReader, video: str) -> Exported:
-    return Exported(expert.read(video), expert.records(video) if expert.info.identity.get("records") else None)
+    return Exported(expert.read(video), expert.records(video) if expert.info.has_records else None)
 
 
 def _experts(store: FeatureStore, names: Sequence[str] | None) -> dict[str, ExpertInfo]:

@@ -55,6 +55,11 @@ class ExpertInfo:
     identity: Mapping[str, Any]
     about: Mapping[str, Any]
 
+    @property
+    def has_records(self) -> bool:
+        """Whether it finds things, and says of each row what it is."""
+        return bool(self.identity.get("records"))
+
 
 @dataclass(frozen=True)
 class Features:
@@ -121,7 +126,7 @@ class ExpertReader:
         Raises StoreError for an expert without records (only OCR, face and speech have them), and NotInStore
         like `read`.
         """
-        if not self.info.identity.get("records"):
+        if not self.info.has_records:
             raise StoreError(f"{self.info.name} has no records: each of its rows is about all that is seen or heard")
         shard, number = self._place(video)
         try:

@@ -117,7 +117,7 @@ def inspect_video(path: str | Path, video: str) -> dict[str, VideoSummary | None
         if video in store[name]:
             features = store[name].read(video)
             norms = np.linalg.norm(features.values, axis=1)
-            records = store[name].records(video) if store.experts[name].identity.get("records") else None
+            records = store[name].records(video) if store.experts[name].has_records else None
             found[name] = VideoSummary(features.status, features.times, norms, records)
     if not any(found.values()):
         raise unknown_video(store.path, video, {known for name in store.experts for known in store[name]})

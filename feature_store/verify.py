@@ -130,7 +130,7 @@ def _check_arrays(record: ShardRecord, folder: Path, info: ExpertInfo) -> Iterat
         yield TIMES, f"{times.shape}, not {(sum(rows), 2)}"
     elif not (times[:, 0] <= times[:, 1]).all():
         yield TIMES, "a row ends before it starts"
-    if info.identity.get("records"):
+    if info.has_records:
         yield from _check_records(group, sum(rows))
     step = features.chunks[0]
     if not all(np.isfinite(features[first : first + step]).all() for first in range(0, features.shape[0], step)):

@@ -63,7 +63,7 @@ class IndexedPlayback:
             shown = [time for time in times if time < index.end]
             try:
                 pictures = frames([index.number_at(time) for time in shown]) if shown else []
-            except Exception:
+            except Exception:  # the same
                 return chain(times, self.times)
             for time, rgb in zip(shown, pictures, strict=True):
                 yield Picture(time, rgb)

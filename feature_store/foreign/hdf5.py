@@ -39,7 +39,7 @@ def _open(name: str, path: Path) -> Source:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         file.close()
         raise StoreError(f"{path}: its attributes are damaged ({error})") from error
-    except BaseException:
+    except BaseException:  # whatever it is goes on, but the file is not left open
         file.close()
         raise
 

@@ -98,7 +98,7 @@ def open_one_member_a_video(paths: Sequence[Path], key: str | None, expert: str)
             ids += [(name, str(path)) for name in names]
             places |= dict.fromkeys(names, (file, path))
         check_ids(ids)
-    except BaseException:
+    except BaseException:  # whatever it is goes on, but no file is left open
         close()
         raise
     return Source(tuple(places), tuple(files), read, lambda video: str(places[video][1]), close)

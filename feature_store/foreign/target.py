@@ -102,7 +102,7 @@ def all_or_nothing(store: Path, expert: str) -> Iterator[None]:
         return
     try:
         yield
-    except BaseException:
+    except BaseException:  # also Ctrl-C: whatever it is goes on once the store is what it was
         (folder / ZARR).unlink(missing_ok=True)  # first: without it no shard counts
         _remove(folder)
         if plan is not None:

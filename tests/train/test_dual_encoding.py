@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from official_numbers import close, parameters, read_golden, read_meta
 from train.losses import triplet_loss
 from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, Encoders
 from train.retrieval.hybrid_space import HybridSpace, fused_scores, hybrid_loss, jaccard
-
-GOLDENS = Path(os.environ.get("REELCACHE_GOLDENS", Path(__file__).parents[1] / "goldens"))
-
-
-def read_golden(name: str) -> dict[str, Tensor]:
-    with np.load(GOLDENS / f"{name}.npz", allow_pickle=False) as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +28,6 @@ def hybrid() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def meta(golden: Mapping[str, Tensor]) -> dict[str, Any]:
     return read_meta(golden)
-
-
-def read_meta(golden: Mapping[str, Tensor]) -> dict[str, Any]:
-    return json.loads(golden["meta/json"].numpy().tobytes())
-
-
-def parameters(golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix("param/"): tensor for name, tensor in golden.items() if name.startswith("param/")}
 
 
 def config_of(golden: Mapping[str, Tensor], common: str) -> DualEncodingConfig:
@@ -90,10 +72,6 @@ def embed(model: Any, golden: Mapping[str, Tensor]) -> tuple[Any, Any]:
     video = model.encode_video(*(golden[f"input/video_{name}"] for name in ("frames", "lengths", "mean")))
     text = model.encode_text(*(golden[f"input/text_{name}"] for name in ("ids", "lengths", "bow")))
     return video, text
-
-
-def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
-    assert ((ours - theirs).abs() <= tolerance * theirs.abs().clamp(min=1)).all(), (ours - theirs).abs().max()
 
 
 @pytest.mark.parametrize("compat", [True, False])

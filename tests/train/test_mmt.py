@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from official_numbers import close, parameters, read_golden, read_meta
 from train.losses import max_margin_loss
 from train.retrieval.mmt import MMT, ExpertBatch, ExpertTokens, MMTConfig, official_names
-
-GOLDENS = Path(os.environ.get("REELCACHE_GOLDENS", Path(__file__).parents[1] / "goldens"))
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Tensor]:
-    with np.load(GOLDENS / "mmt.npz", allow_pickle=False) as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+    return read_golden("mmt")
 
 
 @pytest.fixture(scope="module")
 def meta(golden: dict[str, Tensor]) -> dict[str, Any]:
-    return json.loads(golden["meta/json"].numpy().tobytes())
+    return read_meta(golden)
 
 
 def build(golden: dict[str, Tensor], meta: dict[str, Any], keep_missing: bool) -> MMT:
@@ -44,7 +38,7 @@ def build(golden: dict[str, Tensor], meta: dict[str, Any], keep_missing: bool) -
         keep_missing=keep_missing,
     )
     model = MMT(config)
-    model.load_official({name.removeprefix("param/"): each for name, each in golden.items() if name[:6] == "param/"})
+    model.load_official(parameters(golden))
     return model
 
 
@@ -52,10 +46,6 @@ def batch(golden: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, ExpertBa
     names = [each["name"] for each in meta["hyper"]["experts"]]
     kinds = ("features", "features_t", "features_ind", "features_maxpool")
     return {name: ExpertBatch(*(golden[f"input/{kind}/{name}"] for kind in kinds)) for name in names}
-
-
-def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
-    assert ((ours - theirs).abs() <= tolerance * theirs.abs().clamp(min=1)).all(), (ours - theirs).abs().max()
 
 
 @pytest.mark.parametrize(("keep", "case"), [(True, "keep_missing"), (False, "drop_missing")])

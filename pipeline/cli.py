@@ -6,10 +6,12 @@ Modules are imported inside commands: `reelcache --help` starts without torch.
 from __future__ import annotations
 
 import os
+from importlib.metadata import entry_points
 
 import typer
 
 from pipeline.commands import extracting, interchange, manifests, stores, weights
+from pipeline.commands.console import telling
 from pipeline.tuning import keep_freed_memory
 
 # Threads of torch that wait must not keep decoding from the processor; OpenMP reads this once, at its start.
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 manifest_app = typer.Typer(help="Make manifests: the list of videos of a corpus.", no_args_is_help=True)
 manifest_app.command("build")(manifests.manifest_build)
+manifest_app.command("import")(manifests.manifest_import)
 app.add_typer(manifest_app, name="manifest")
 
 weights_app = typer.Typer(help="Fetch and check the published parameters of experts.", no_args_is_help=True)
@@ -41,6 +44,8 @@ app.command("diff")(stores.diff)
 app.command("embed-text")(extracting.embed_text)
 app.command("import-features")(interchange.import_features)
 app.command("export")(interchange.export)
+for command in sorted(entry_points(group="reelcache.commands")):  # what trains, which pipeline knows nothing of
+    app.command(command.name)(telling(command.load()))
 app.command("demo")(extracting.demo)
 
 if __name__ == "__main__":

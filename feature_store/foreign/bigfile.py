@@ -41,7 +41,7 @@ def open_bigfile(paths: Sequence[Path], key: str | None, expert: str) -> Source:
     ids: list[tuple[str, str]] = []
     files: list[tuple[str, Path]] = []
     for folder in paths:
-        matrix, names = _open(folder)
+        matrix, names = open_matrix(folder)
         for video, rows in _rows_by_video(names, folder / "id.txt", key == PER_VIDEO).items():
             ids.append((video, str(folder / "id.txt")))
             places[video] = matrix, rows, folder
@@ -55,7 +55,7 @@ def open_bigfile(paths: Sequence[Path], key: str | None, expert: str) -> Source:
     return Source(tuple(places), tuple(files), read, lambda video: str(places[video][2] / "feature.bin"))
 
 
-def _open(folder: Path) -> tuple[np.ndarray, list[str]]:
+def open_matrix(folder: Path) -> tuple[np.ndarray, list[str]]:
     """The mapped (N, D) matrix and the ids of its rows."""
     for name in FILES:
         if not (folder / name).is_file():

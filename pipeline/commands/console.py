@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -38,8 +39,21 @@ def told() -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
+def telling(command: Callable[..., None]) -> Callable[..., None]:
+    """The command of another package, its errors told as those of ours are."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        with told():
+            command(*arguments, **options)
+
+    return run
+
+
 def _exit_code(error: Exception) -> int | None:
-    """None for what no user can mend: a bug, whose traceback is wanted."""
+    """None for what no user can mend: a bug, whose traceback is wanted. Errors of other packages carry their own."""
+    if hasattr(error, "exit_code") and not isinstance(error, typer.Exit):
+        return int(error.exit_code)
     from data_manifests import ManifestError
     from feature_store import ImportUsageError, StoreError
 

@@ -55,3 +55,62 @@ def manifest_build(
     show_problems(out, problems)
     seconds = sum(video.meta.get("duration", 0.0) for video in videos)
     out.print(f"{written} videos, {seconds / 3600:.2f} hours, {len(problems)} unreadable -> {output}", highlight=False)
+
+
+def manifest_import(
+    dataset: Annotated[str, typer.Argument(help="The dataset and its split, e.g. msrvtt-1k-a.", show_default=False)],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Its annotation files, in any order, or folders of them; none: say what is needed."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder for the splits.", show_default=False)
+    ] = None,
+    any_counts: Annotated[
+        bool, typer.Option("--any-counts", help="Import even if the counts are not those that the authors publish.")
+    ] = False,
+) -> None:
+    """Turn a dataset's annotation files, as its authors publish them, into captions or moments by split.
+
+    Writes of every split S: S.jsonl, its rows, and S.videos.txt, the ids of its videos; and import.json, the counts.
+    Without PATHS it tells which files it reads, what they look like, and where they are published.
+
+    **Captions** msrvtt-full, msrvtt-1k-a, msrvtt-1k-a-7k, msrvtt-1k-b, msvd, vatex, activitynet-captions, lsmdc, tgif,
+    tgif-li
+
+    **Moments** charades-sta, activitynet-captions-moments, tacos, tacos-ctrl, qvhighlights
+
+    **Examples**
+
+        reelcache manifest import msvd
+
+        reelcache manifest import msvd msvd/ -o msvd-splits
+
+        reelcache manifest import charades-sta charades_sta_*.txt Charades_v1_*.csv -o charades
+    """
+    from data_manifests import ManifestError
+    from data_manifests.recipes import RECIPES, import_dataset
+
+    with told():
+        if dataset not in RECIPES:
+            raise ManifestError(f"{dataset}: there is no such dataset; there are {', '.join(RECIPES)}")
+        recipe = RECIPES[dataset]
+        if not paths:
+            out.print(str(recipe), markup=False, highlight=False, soft_wrap=True)
+            return
+        if output is None:
+            raise ManifestError("say with -o which folder the splits go to")
+        record = import_dataset(recipe, paths, output, any_counts)
+    for name, split in record["splits"].items():
+        rows = split[f"{recipe.kind}s"]
+        _say(f"{name}: {split['videos']:,} videos, {rows:,} {recipe.kind}s -> {output / name}.jsonl")
+        for note, count in split["notes"].items():
+            _say(f"  {note}: {count:,}")
+    for note, count in record["notes"].items():
+        _say(f"{note}: {count:,}")
+    for problem in record["problems"]:
+        _say(f"accepted: {problem}")
+
+
+def _say(text: str) -> None:
+    out.print(text, markup=False, highlight=False, soft_wrap=True)

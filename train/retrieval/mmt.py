@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,7 @@ class MMTConfig:
     keep_missing: bool = True
 
 
-@dataclass(frozen=True)
-class ExpertBatch:
+class ExpertBatch(NamedTuple):
     """What one expert has of the videos of a batch, padded with zeros; all `valid` 0 where a video lacks the expert."""
 
     features: Tensor  # (B, K, D)
@@ -115,12 +115,14 @@ class MMT(nn.Module):
         self.config = config
         self.video = VideoTransformer(config)
         self.text = nn.ModuleList(GatedEmbedding(config.text_dim, config.dim) for _ in config.experts)
+        self.dropout = nn.Dropout(config.dropout)  # of what the weights are made from
         self.weights = nn.ModuleList(nn.Linear(config.text_dim, 1) for _ in config.experts)
 
     def encode_text(self, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Sentence vectors (B, text_dim) -> embeddings (B, experts, dim) and weights (B, experts) that sum to one."""
         embeddings = torch.stack([gate(texts) for gate in self.text], dim=1)
-        weights = torch.cat([linear(texts) for linear in self.weights], dim=1).softmax(dim=1)
+        dropped = self.dropout(texts)
+        weights = torch.cat([linear(dropped) for linear in self.weights], dim=1).softmax(dim=1)
         return embeddings, weights
 
     def encode_video(self, experts: Mapping[str, ExpertBatch]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,78 @@
+"""QVHighlights: 150 s clips of YouTube vlogs and news; a sentence may have several moments (Lei et al., NeurIPS 2021).
+
+Published are `highlight_train_release.jsonl` and `highlight_val_release.jsonl`, an object a line: "qid", "query",
+"vid", "duration" in seconds, "relevant_windows" in seconds of the clip, and saliency scores, which are not taken here.
+The moments of the test are not public. A clip is `YOUTUBEID_FIRST_LAST`, seconds of the whole video.
+
+A row is a query, of 7,218 and 1,550; its start and end are those of the first window, and `windows` in its meta are
+all of them, which an evaluation by mAP needs. `qid` is in the meta as well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, FiniteFloat, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from data_manifests.recipes import moments
+from data_manifests.recipes.files import parse_json, read_lines
+from data_manifests.recipes.recipe import Dataset, Expected, Files, Recipe, Source, Split
+from data_manifests.rows import Id, Moment
+
+
+def _source(split: str) -> Source:
+    return Source(
+        role=split,
+        file=f"highlight_{split}_release.jsonl",
+        holds='a JSON object a line: {"qid", "query", "duration", "vid", "relevant_windows", ...}',
+        published="github.com/jayleicn/moment_detr, data",
+        name=rf"{split}.*\.jsonl$",
+        content=r'\A\s*\{[^\n]*"relevant_windows"',
+    )
+
+
+@dataclass
+class _Query:
+    qid: int
+    query: str
+    duration: FiniteFloat  # seconds
+    vid: Id
+    relevant_windows: Annotated[list[tuple[FiniteFloat, FiniteFloat]], Field(min_length=1)]  # seconds
+
+
+def _read(files: Files) -> Dataset:
+    return Dataset({split: _split(path) for split, paths in files.items() for path in paths})
+
+
+def _split(path: Path) -> Split:
+    shape = TypeAdapter(_Query)
+    queries = [parse_json(line, shape, f"{path}:{number}") for number, line in read_lines(path)]
+    rows: list[Moment] = []
+    notes: Counter[str] = Counter()
+    for query in queries:
+        published = [
+            moments.Published(query.vid, query.query, *times, query.duration) for times in query.relevant_windows
+        ]
+        windows, changed = moments.rows_of(published)
+        notes.update(changed)
+        if windows:
+            meta = {"qid": query.qid, "windows": [[window.start, window.end] for window in windows]}
+            rows.append(replace(windows[0], meta={**windows[0].meta, **meta}))
+    videos = tuple(dict.fromkeys(query.vid for query in queries))
+    return Split(videos, rows, len(queries) - len(rows), {why: n for why, n in notes.items() if n})
+
+
+RECIPES = (
+    Recipe(
+        name="qvhighlights",
+        about="QVHighlights, 7,218 / 1,550 queries (train, val)",
+        kind="moment",
+        sources=(_source("train"), _source("val")),
+        expected={"train": Expected(None, 7218), "val": Expected(None, 1550)},
+        read=_read,
+    ),
+)

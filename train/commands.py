@@ -1,0 +1,192 @@
+"""The commands that train, evaluate and search.
+
+`reelcache` finds them as entry points, so that what extracts need not know what trains. Torch is imported inside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from train import RecipeError
+
+if TYPE_CHECKING:
+    from train.metrics import RetrievalMetrics
+    from train.recipe import Recipe
+
+Run = Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Store = Annotated[str | None, typer.Option(help="Another store with features of the same kind. [default: the run's]")]
+COLUMNS = {
+    "R@1": "recall_1",
+    "R@5": "recall_5",
+    "R@10": "recall_10",
+    "R@50": "recall_50",
+    "MdR": "median_rank",
+    "MnR": "mean_rank",
+    "mAP": "mean_ap",
+}
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe that comes along.")] = "",
+    run: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder. [default: runs/RECIPE]")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, e.g. training.batch=64; may be repeated.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run; name its folder in place of a recipe.")
+    ] = False,
+) -> None:
+    """Train a system from cached features, as a recipe says. Without a recipe, list those that come along.
+
+    **Examples**
+
+        reelcache train mmt_msrvtt_1k_a --set data.store=msrvtt.zarr --set data.annotations=msrvtt-1k-a
+
+        reelcache train mine.toml -o runs/first
+
+        reelcache train runs/first --resume
+    """
+    from train.recipe import load_recipe
+
+    out = Console()
+    if not recipe:
+        _list_recipes(out)
+        return
+    if resume:
+        if run or settings:
+            raise RecipeError("--resume goes on as the run began: name its folder alone, without -o and --set")
+        from train.runs import open_recipe
+
+        run, chosen = Path(recipe), open_recipe(Path(recipe))
+    else:
+        chosen = load_recipe(recipe, settings or [])
+        run = run or Path("runs") / Path(recipe).stem
+    from train.training import train as follow
+
+    for left_out in follow(chosen, run, resume):
+        out.print(f"left out: {left_out}", markup=False, highlight=False)
+    _mark_random(out, run)
+    split = chosen.data.test
+    out.print(f"{run}: trained; `reelcache evaluate {run}` measures it on {split}", markup=False, highlight=False)
+
+
+def evaluate(
+    run: Run,
+    split: Annotated[str | None, typer.Option(help="A split of the annotations. [default: the recipe's test]")] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained model by its paper's protocol. The figures are also kept in the run, as JSON and CSV.
+
+    **Example**
+
+        reelcache evaluate runs/mmt_msrvtt_1k_a
+    """
+    from train.runs import experts_of
+    from train.testing import evaluate_run
+
+    recipe, split, metrics = evaluate_run(run, split, store)
+    random = sorted(expert.name for expert in experts_of(run) if expert.weights.startswith("random"))
+    document = {"split": split, "protocol": metrics.protocol, "metrics": metrics.to_dict(), "random_features": random}
+    _keep(run / "evaluation" / split, document, metrics)
+    if as_json:
+        print(json.dumps(document, indent=1))
+        return
+    out = Console()
+    out.print(_metrics_table(metrics, recipe))
+    out.print(
+        f"{split}: {metrics.videos} videos, {metrics.texts} captions, protocol of {metrics.protocol}; "
+        f"rsum {metrics.rsum:.1f}",
+        highlight=False,
+    )
+    _mark_random(out, run)
+
+
+def search(
+    run: Run,
+    query: Annotated[str, typer.Argument(help="A sentence.", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="How many videos to show.")] = 10,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Find the videos of the store that a sentence fits best. All are embedded at the first search.
+
+    **Example**
+
+        reelcache search runs/mmt_msrvtt_1k_a "a dog catches a frisbee"
+    """
+    from train.search import open_index
+
+    hits = open_index(run, store).search(query, top)
+    if as_json:
+        print(json.dumps([{"video": h.video, "start": None, "end": None, "score": h.score} for h in hits], indent=1))
+        return
+    out = Console()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score", justify="right")
+    table.add_column("video")
+    for hit in hits:
+        table.add_row(f"{hit.score:.4f}", escape(hit.video))
+    out.print(table)
+    _mark_random(out, run)
+
+
+def _list_recipes(out: Console) -> None:
+    from train.recipe import load_recipe, recipe_names
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it trains")
+    for name in recipe_names():
+        table.add_row(name, escape(load_recipe(name).about))
+    out.print(table)
+
+
+def _metrics_table(metrics: RetrievalMetrics, recipe: Recipe) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for name, side in (("text to video", metrics.t2v), ("video to text", metrics.v2t)):
+        table.add_row(name, *(_number(getattr(side, field)) for field in COLUMNS.values()))
+        direction = "t2v" if side is metrics.t2v else "v2t"
+        published = {column: recipe.published.get(f"{direction} {column}") for column in COLUMNS}
+        if any(value is not None for value in published.values()):
+            shown = ("" if value is None else _number(value) for value in published.values())
+            table.add_row("  published", *shown, style="dim")
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.1f}"
+
+
+def _keep(path: Path, document: Mapping[str, Any], metrics: RetrievalMetrics) -> None:
+    import csv
+
+    path.parent.mkdir(exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    rows = metrics.csv_rows()
+    with open(path.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _mark_random(out: Console, run: Path) -> None:
+    """Say so where features come from random weights."""
+    from train.runs import experts_of
+
+    random = [expert.name for expert in experts_of(run) if expert.weights.startswith("random")]
+    if random:
+        names = ", ".join(random)
+        out.print(f"The features of {names} come from random weights: figures say nothing of real ones.", style="yellow")

@@ -1,0 +1,122 @@
+"""How good a system is on a split, by the protocol of its paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from feature_store import FeatureStore
+from train import TrainError
+from train.annotations import Split, keep_videos, read_split, some
+from train.features import missing_videos
+from train.metrics import PROTOCOLS, Relevance, RetrievalMetrics, ScoreMatrix, evaluate_scores, fuse, score_blocks
+from train.recipe import Data
+from train.tasks.base import Embedding, Inputs, RetrievalTask, Texts, Videos
+
+BATCH = 128  # items encoded at a time
+VIDEO_BLOCK, TEXT_BLOCK = 128, 1024  # compared at a time
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A split with its inputs."""
+
+    split: Split
+    videos: Videos
+    texts: Texts
+
+
+def open_split(data: Data, store: FeatureStore, name: str, any_expert: bool) -> Split:
+    """A split whose videos all have features: of any expert of the recipe, or of its first.
+
+    Raises TrainError for an expert that the store lacks, and for videos without features, unless they are to be
+    dropped.
+    """
+    absent = [expert for expert in data.experts if expert not in store]
+    if absent:
+        there = ", ".join(sorted(store.experts)) or "none"
+        raise TrainError(f"{store.path} lacks {some(absent)}; it has {there}. Extract it, or name others in data.experts")
+    split = read_split(Path(data.annotations), name)
+    needed = data.experts if any_expert else data.experts[:1]
+    missing = set(missing_videos(store, needed, split.videos))
+    if not missing:
+        return split
+    what = f"without rows of {' or '.join(needed)}"
+    unknown = [video for video in split.videos if video in missing and not any(video in store[name] for name in needed)]
+    if data.missing == "error":
+        strange = f"; of these {len(unknown)} are not in the store at all: {some(unknown)}" if unknown else ""
+        raise TrainError(
+            f"{name}: {len(missing)} of {len(split.videos)} videos are {what}: {some(sorted(missing))}{strange}. Extract "
+            "them, or leave them out with --set data.missing=drop"
+        )
+    kept = keep_videos(split, (video not in missing for video in split.videos), what)
+    if not kept.texts:
+        raise TrainError(f"{name}: no caption is left, since no video that has one has features")
+    return kept
+
+
+def open_gallery(
+    task: RetrievalTask, data: Data, store: FeatureStore, split: Split, device: torch.device | str
+) -> Gallery:
+    """The inputs of a split. Raises TrainError for features that are not finite."""
+    folder = Path(data.annotations)
+    videos = task.open_videos(store, split.videos, data.cache, device)
+    return Gallery(split, videos, task.read_texts(split.texts, folder))
+
+
+def evaluate(task: RetrievalTask, gallery: Gallery) -> RetrievalMetrics:
+    """Metrics of both directions. The task is in evaluation mode meanwhile, and as it was afterwards."""
+    protocol = PROTOCOLS[task.protocol]
+    relevance = Relevance.of_captions(gallery.split.video_of, len(gallery.split.videos))
+    captions = torch.arange(len(gallery.split.texts))
+    if protocol.merges_captions:
+        captions, relevance = relevance.merge_equal(gallery.split.texts)
+    videos = encode_videos(task, gallery.videos, torch.arange(len(gallery.split.videos)))
+    texts = encode_texts(task, gallery.texts, captions)
+    return evaluate_scores(score(task, videos, texts), relevance, protocol)
+
+
+def score(task: RetrievalTask, videos: Embedding, texts: Embedding) -> ScoreMatrix:
+    """The scores that rank, (videos, texts)."""
+    matrices = [score_blocks(each, videos, texts, VIDEO_BLOCK, TEXT_BLOCK) for each in task.similarities()]
+    return matrices[0] if len(matrices) == 1 else fuse(*matrices, task.share)
+
+
+def encode_videos(task: RetrievalTask, videos: Videos, indices: Tensor) -> Embedding:
+    """Embeddings of the videos of these indices."""
+    return _encode(task, task.encode_video, lambda some: videos.batch(some, None), indices)
+
+
+def encode_texts(task: RetrievalTask, texts: Texts, indices: Tensor) -> Embedding:
+    """Embeddings of the sentences of these indices."""
+    return _encode(task, task.encode_text, texts.batch, indices)
+
+
+@torch.no_grad()
+def _encode(
+    task: RetrievalTask, encode: Callable[[Inputs], Embedding], batch: Callable[[Tensor], Inputs], indices: Tensor
+) -> Embedding:
+    device = next(task.parameters()).device
+    training = task.training
+    task.eval()
+    try:
+        parts = [encode(to_device(batch(some), device)) for some in indices.split(BATCH)]
+    finally:
+        task.train(training)
+    return _joined(parts)
+
+
+def to_device(inputs: Inputs, device: torch.device) -> Inputs:
+    """Tensors, also those within tuples, on the device."""
+    moved = [each.to(device) if isinstance(each, Tensor) else to_device(each, device) for each in inputs]
+    return type(inputs)(*moved) if hasattr(inputs, "_fields") else tuple(moved)
+
+
+def _joined(parts: Sequence[Embedding]) -> Embedding:
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    first = parts[0]
+    return type(first)(*columns) if hasattr(first, "_fields") else tuple(columns)

@@ -1,0 +1,138 @@
+"""Recipes: TOML files that say all that a run depends on."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from train import RecipeError
+from train.tasks import OPTIONS
+
+FOLDER = Path(__file__).parent / "recipes"
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(BaseModel):
+    """Where features and captions are.
+
+    `annotations` is a folder as `reelcache manifest import` writes it: SPLIT.jsonl with captions, and
+    SPLIT.videos.txt with the videos to find among. `experts` name the store's features. A video that lacks them is an
+    error, or, with missing = "drop", left out. With cache = "ram" or "device" all features are held there.
+    """
+
+    model_config = _STRICT
+    store: str
+    annotations: str
+    experts: Annotated[tuple[str, ...], Field(min_length=1)]
+    train: str = "train"
+    val: str = "val"
+    test: str = "test"
+    missing: Literal["error", "drop"] = "error"
+    cache: Literal["none", "ram", "device"] = "ram"
+
+
+class Schedule(BaseModel):
+    """How the learning rate falls: by `decay` each epoch, and by `halve` when validation did not improve.
+
+    At least `wait` epochs lie between two such cuts.
+    """
+
+    model_config = _STRICT
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    halve: Annotated[float, Field(gt=0, le=1)] = 1.0
+    wait: PositiveInt = 3
+
+
+class Training(BaseModel):
+    """The loop. `select` says which epoch is the model: the best by rsum of validation, or the last.
+
+    `patience` epochs without a better rsum end the run. `draw` = "captions": every caption once an epoch; "videos":
+    every video before any comes again, with one caption drawn, in epochs of `steps` batches. `batch` is of one rank.
+    """
+
+    model_config = _STRICT
+    epochs: PositiveInt
+    batch: Annotated[int, Field(ge=2)]
+    learning_rate: PositiveFloat
+    schedule: Schedule = Schedule()
+    clip_norm: PositiveFloat | None = None
+    patience: PositiveInt | None = None
+    select: Literal["best", "last"] = "best"
+    draw: Literal["captions", "videos"] = "captions"
+    steps: PositiveInt | None = None
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: PositiveInt = 1
+    checkpoint_steps: PositiveInt | None = None  # also write one each so many steps, not only each epoch
+    log_steps: PositiveInt = 10  # from one loss in the logs to the next
+
+
+class Recipe(BaseModel):
+    """A whole recipe; `published` are the figures of the paper or repository, to compare with."""
+
+    model_config = _STRICT
+    about: str = ""
+    data: Data
+    model: Annotated[OPTIONS, Field(discriminator="system")]
+    training: Training
+    published: Mapping[str, float] = {}
+
+
+def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe of a TOML file, or of this name among those that come with Reelcache.
+
+    `settings` ("training.batch=64") replace single values; their right sides are TOML, or plain text.
+    Raises RecipeError naming the file and each wrong key.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.is_file():
+        raise RecipeError(f"{name}: no such recipe; there are {', '.join(recipe_names())}, or give a .toml file")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: {error}") from None
+    for setting in settings:
+        _set(document, setting)
+    return parse_recipe(document, str(path))
+
+
+def parse_recipe(document: Any, where: str) -> Recipe:
+    """A recipe from plain data. Raises RecipeError naming each wrong key."""
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        problems = (
+            f"{where}: {'.'.join(map(str, _place(each['loc'])))}: {each['msg']}"
+            for each in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+        raise RecipeError("\n".join(problems)) from None
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with Reelcache."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def _set(document: dict[str, Any], setting: str) -> None:
+    key, equals, value = setting.partition("=")
+    *sections, last = key.strip().split(".")
+    if not (equals and last and all(sections)):
+        raise RecipeError(f"--set {setting}: write SECTION.KEY=VALUE, e.g. training.batch=64")
+    for section in sections:
+        document = document.setdefault(section, {})
+        if not isinstance(document, dict):
+            raise RecipeError(f"--set {setting}: {section} is not a section")
+    try:
+        document[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        document[last] = value
+
+
+def _place(parts: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without the name of the system, which pydantic puts after "model"."""
+    return (parts[0], *parts[2:]) if parts[:1] == ("model",) and len(parts) > 2 else parts

@@ -1,0 +1,112 @@
+"""A run on disk: what it follows, what it learnt, where it got to.
+
+    recipe.json              what it follows, all values written out
+    assets.json              what was read from the training captions: vocabularies and the like
+    experts.json             the features it was trained with: names, sizes, where their weights are from
+    checkpoints/last.ckpt    everything that going on needs; best.ckpt, the best epoch by validation
+    logs/metrics.csv         losses and validation metrics by step; the same for TensorBoard beside it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from feature_store import FeatureStore
+from train import RecipeError, TrainError
+from train.annotations import Split
+from train.features import ExpertFacts
+from train.recipe import Recipe, parse_recipe
+from train.tasks import TASKS
+from train.tasks.base import RetrievalTask
+
+RECIPE, ASSETS, EXPERTS = "recipe.json", "assets.json", "experts.json"
+LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
+LOGS = Path("logs")
+
+
+def begin_run(run: Path, recipe: Recipe, store: FeatureStore, train: Split) -> None:
+    """Make the folder of a new run.
+
+    Raises RecipeError if a run is there already.
+    """
+    if (run / RECIPE).exists():
+        raise RecipeError(f"{run}: a run is there already; --resume goes on with it, or name another folder with -o")
+    task_type = TASKS[recipe.model.system]
+    assets = task_type.prepare(recipe.model, train, Path(recipe.data.annotations))
+    experts = {name: ExpertFacts.of(store.experts[name]) for name in recipe.data.experts}
+    run.mkdir(parents=True, exist_ok=True)
+    _write(run / ASSETS, assets)
+    _write(run / EXPERTS, [asdict(expert) for expert in experts.values()])
+    _write(run / RECIPE, recipe.model_dump(mode="json"))  # last: it says that a run is here
+
+
+def open_recipe(run: Path) -> Recipe:
+    """What a run follows. Raises TrainError if there is no run, RecipeError if it is damaged."""
+    if not (run / RECIPE).exists():
+        raise TrainError(f"{run}: there is no run; `reelcache train RECIPE -o {run}` makes one")
+    return parse_recipe(_read(run / RECIPE), str(run / RECIPE))
+
+
+def open_task(run: Path, recipe: Recipe, store: FeatureStore) -> RetrievalTask:
+    """The system of a run, its parameters drawn with the run's seed.
+
+    Raises TrainError if the store's features are not those that it was trained with.
+    """
+    known = experts_of(run)
+    for expert in known:
+        if expert.name not in store:
+            raise TrainError(f"{store.path} lacks {expert.name}, which {run} was trained with")
+        if ExpertFacts.of(store.experts[expert.name]) != expert:
+            raise TrainError(
+                f"{store.path}: {expert.name} was made in another way than the features that {run} was trained with"
+            )
+    torch.manual_seed(recipe.training.seed)
+    return TASKS[recipe.model.system].build(recipe.model, {each.name: each for each in known}, _read(run / ASSETS))
+
+
+def experts_of(run: Path) -> list[ExpertFacts]:
+    """The experts that a run was trained with. Raises RecipeError if it is damaged."""
+    try:
+        return TypeAdapter(list[ExpertFacts]).validate_python(_read(run / EXPERTS))
+    except ValidationError as error:
+        raise RecipeError(f"{run / EXPERTS}: damaged ({error.errors()[0]['msg']})") from None
+
+
+def chosen_checkpoint(run: Path, recipe: Recipe) -> Path:
+    """The checkpoint that is the model of a run."""
+    return run / (BEST if recipe.training.select == "best" else LAST)
+
+
+def load_chosen(task: RetrievalTask, run: Path, recipe: Recipe) -> None:
+    """Load the parameters of a run's model. Raises TrainError if there are none yet, or they are damaged."""
+    path = chosen_checkpoint(run, recipe)
+    if not path.exists():
+        raise TrainError(f"{path}: is not there yet; `reelcache train {run} --resume` goes on with the run")
+    try:
+        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        task.load_state_dict({name.removeprefix("task."): tensor for name, tensor in state.items()})
+    except Exception as error:  # torch raises whatever a damaged file sets off
+        raise TrainError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
+
+
+def _write(path: Path, document: Any) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: is missing; the run is damaged") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: damaged ({error})") from None

@@ -1,0 +1,112 @@
+"""What training, evaluation and search need of a retrieval system."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Generator, Tensor, nn
+
+from feature_store import FeatureStore
+from train.annotations import Split
+from train.features import Cache, ExpertFacts
+
+Inputs = tuple[Any, ...]  # tensors, or tuples of tensors
+Embedding = tuple[Tensor, ...]  # the first dimension of each counts the items
+Assets = dict[str, Any]  # plain data
+Similarity = Callable[[Embedding, Embedding], Tensor]  # of V videos and T sentences: (V, T)
+
+
+class Options(BaseModel):
+    """The section [model] of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Videos(Protocol):
+    """Inputs of the videos of a split."""
+
+    def batch(self, videos: Tensor, generator: Generator | None) -> Inputs:
+        """Of the videos of these indices (B,). What is left to chance follows `generator`; without it, to nothing."""
+
+
+class Texts(Protocol):
+    """Inputs of sentences."""
+
+    def batch(self, captions: Tensor) -> Inputs:
+        """Of the sentences of these indices (B,)."""
+
+
+class Labels(Protocol):
+    """What a loss is told about pairs beside that they are pairs."""
+
+    def batch(self, videos: Tensor, captions: Tensor) -> Inputs:
+        """Of the pairs of video and caption of these indices, each (B,)."""
+
+
+class NoLabels:
+    """Nothing."""
+
+    def batch(self, videos: Tensor, captions: Tensor) -> Inputs:
+        return ()
+
+
+class RetrievalTask(nn.Module, ABC):
+    """A system with what it reads from videos and sentences, and what it minimises.
+
+    `assets` are what it learnt of the training captions before training: vocabularies and the like, as plain data.
+    """
+
+    protocol: ClassVar[str]  # of train.metrics.PROTOCOLS
+    share: ClassVar[float] = 1.0
+    """How much the first of two similarities counts, both brought to 0..1 over the whole gallery."""
+    any_expert: ClassVar[bool] = False
+    """Whether a video is of use that has rows of any expert; else it must have rows of the first."""
+    assets: Assets
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, options: Any, split: Split, folder: Path) -> Assets:
+        """Read the training split; parses of its captions are kept in `folder`."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, options: Any, experts: Mapping[str, ExpertFacts], assets: Assets) -> RetrievalTask:
+        """The system, its parameters drawn at random."""
+
+    def start(self) -> None:  # noqa: B027  (most systems have nothing to take)
+        """Take what is published of its parameters, at the beginning of a new run."""
+
+    @abstractmethod
+    def open_videos(
+        self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
+    ) -> Videos:
+        """The inputs of these videos."""
+
+    @abstractmethod
+    def read_texts(self, texts: Sequence[str], folder: Path | None) -> Texts:
+        """The inputs of these sentences; parses are kept in `folder`, if there is one."""
+
+    def read_labels(self, split: Split, folder: Path) -> Labels:
+        """The labels of a split."""
+        return NoLabels()
+
+    @abstractmethod
+    def encode_video(self, inputs: Inputs) -> Embedding:
+        """Of B videos."""
+
+    @abstractmethod
+    def encode_text(self, inputs: Inputs) -> Embedding:
+        """Of B sentences."""
+
+    @abstractmethod
+    def loss(self, video: Embedding, text: Embedding, labels: Inputs) -> dict[str, Tensor]:
+        """{"loss": what is minimised, further parts to log}, of B pairs."""
+
+    @abstractmethod
+    def similarities(self) -> tuple[Similarity, ...]:
+        """How videos and sentences compare: one way, or two that `share` weighs."""

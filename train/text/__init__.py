@@ -1,0 +1,1 @@
+"""Reading captions: parts of speech, semantic roles and concepts, with nothing downloaded."""

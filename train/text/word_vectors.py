@@ -1,0 +1,62 @@
+"""Published word vectors for the words of a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from feature_store import StoreError
+from feature_store.foreign.bigfile import open_matrix
+from train import TrainError
+
+
+def read_vectors(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
+    """The vectors (dim,) float32 of those of `words` that a file or folder has.
+
+    Reads word2vec (.bin, or text with a header), GloVe (text without one), and BigFile folders (feature.bin, id.txt,
+    shape.txt). Raises TrainError if it cannot be read, for text naming the line.
+    """
+    if not path.exists():
+        raise TrainError(f"word vectors {path}: no such file or folder")
+    if path.is_dir():
+        return _of_bigfile(path, set(words))
+    return _of_binary(path, words) if path.suffix == ".bin" else dict(_of_text(path, set(words)))
+
+
+def _of_bigfile(folder: Path, words: set[str]) -> dict[str, np.ndarray]:
+    try:
+        matrix, ids = open_matrix(folder)
+    except StoreError as error:
+        raise TrainError(f"word vectors: {error}") from None
+    return {word: np.array(matrix[row], np.float32) for row, word in enumerate(ids) if word in words}
+
+
+def _of_binary(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
+    from gensim.models import KeyedVectors  # takes a second to import
+
+    try:
+        vectors = KeyedVectors.load_word2vec_format(str(path), binary=True, unicode_errors="replace")
+    except Exception as error:  # gensim raises whatever a wrong file sets off
+        raise TrainError(f"word vectors {path}: not word2vec's .bin ({type(error).__name__}: {error})") from error
+    return {word: np.array(vectors[word], np.float32) for word in words if word in vectors.key_to_index}
+
+
+def _of_text(path: Path, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """A line a word, so that the size of the file does not matter."""
+    dim = 0
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            fields = line.rstrip().split(" ")
+            if number == 1 and len(fields) == 2:
+                continue  # word2vec's header
+            dim = dim or len(fields) - 1
+            word = " ".join(fields[:-dim])  # GloVe has words of several parts
+            if word in words:
+                try:
+                    yield word, np.array(fields[-dim:], np.float32)
+                except ValueError:
+                    raise TrainError(f"word vectors {path}:{number}: not a word and {dim} numbers") from None
+    if not dim:
+        raise TrainError(f"word vectors {path}: is empty")

@@ -7,7 +7,7 @@ sentence about an event fits that event only. Video i depends on (seed, i) alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -115,8 +115,9 @@ def make_demo_corpus(
     """Write `videos` MP4 files of 6 to 12 seconds with their manifest, captions and moments.
 
     Into `directory` go `videos/<id>.mp4` (H.264 320x240 at 24 fps, AAC mono at 44.1 kHz),
-    `captions.jsonl` (about whole videos), `moments.jsonl` (about events; seconds) and, last,
-    `corpus.jsonl`, whose path is returned. `progress` is told the number of videos done after each.
+    `captions.jsonl` (about whole videos), `moments.jsonl` (about events; seconds), both also by split in the folders
+    `captions` and `moments`, as `reelcache manifest import` lays them out, and, last, `corpus.jsonl`, whose path is
+    returned. `progress` is told the number of videos done after each.
     """
     directory = Path(directory)
     (directory / "videos").mkdir(parents=True, exist_ok=True)
@@ -125,11 +126,22 @@ def make_demo_corpus(
         _write_mp4(plan, directory / plan.path)
         if progress:
             progress(done)
-    write_rows(directory / "captions.jsonl", (row for plan in plans for row in captions_of(plan)))
-    write_rows(directory / "moments.jsonl", (row for plan in plans for row in moments_of(plan)))
+    for name, rows_of in (("captions", captions_of), ("moments", moments_of)):
+        write_rows(directory / f"{name}.jsonl", (row for plan in plans for row in rows_of(plan)))
+        _write_splits(directory / name, plans, rows_of)
     manifest = directory / "corpus.jsonl"
     write_rows(manifest, (_row(plan) for plan in plans))
     return manifest
+
+
+def _write_splits(
+    folder: Path, plans: Sequence[VideoPlan], rows_of: Callable[[VideoPlan], Iterator[Caption | Moment]]
+) -> None:
+    folder.mkdir(exist_ok=True)
+    for split in dict.fromkeys(SPLITS):
+        of_split = [plan for plan in plans if plan.split == split]
+        write_rows(folder / f"{split}.jsonl", (row for plan in of_split for row in rows_of(plan)))
+        (folder / f"{split}.videos.txt").write_text("".join(f"{plan.id}\n" for plan in of_split))
 
 
 def plan_video(index: int, seed: int = 0) -> VideoPlan:

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 GOLDENS = Path(os.environ.get("REELCACHE_GOLDENS", Path(__file__).parent / "goldens"))
 
@@ -27,6 +29,16 @@ def read_meta(golden: Mapping[str, Tensor]) -> dict[str, Any]:
 def parameters(golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The official state dict."""
     return {name.removeprefix("param/"): tensor for name, tensor in golden.items() if name.startswith("param/")}
+
+
+def without_dropout(model: Model) -> Model:
+    """The model with every dropout at 0, as the numbers of training were made."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    return model
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:

@@ -75,15 +75,24 @@ def evaluate(task: RetrievalTask, gallery: Gallery) -> RetrievalMetrics:
     captions = torch.arange(len(gallery.split.texts))
     if protocol.merges_captions:
         captions, relevance = relevance.merge_equal(gallery.split.texts)
+    scores = score(task, gallery, captions)
+    return evaluate_scores(scores, relevance, protocol)
+
+
+def score(task: RetrievalTask, gallery: Gallery, captions: Tensor) -> ScoreMatrix:
+    """The scores that rank, of all videos of a split and these captions of it: (videos, captions).
+
+    Captions are encoded a block at a time: of HANet each takes 90 kB.
+    """
     videos = encode_videos(task, gallery.videos, torch.arange(len(gallery.split.videos)))
-    texts = encode_texts(task, gallery.texts, captions)
-    return evaluate_scores(score(task, videos, texts), relevance, protocol)
-
-
-def score(task: RetrievalTask, videos: Embedding, texts: Embedding) -> ScoreMatrix:
-    """The scores that rank, (videos, texts)."""
-    matrices = [score_blocks(each, videos, texts, VIDEO_BLOCK, TEXT_BLOCK) for each in task.similarities()]
-    return matrices[0] if len(matrices) == 1 else fuse(*matrices, task.share)
+    similarities = task.similarities()
+    matrices = [ScoreMatrix.empty(len(gallery.split.videos), len(captions)) for _ in similarities]
+    for first, some_captions in zip(range(0, len(captions), TEXT_BLOCK), captions.split(TEXT_BLOCK), strict=True):
+        texts = encode_texts(task, gallery.texts, some_captions)
+        for similarity, matrix in zip(similarities, matrices, strict=True):
+            block = score_blocks(similarity, videos, texts, VIDEO_BLOCK)
+            matrix.values[:, first : first + len(some_captions)] = block.values
+    return matrices[0] if len(matrices) == 1 else fuse(matrices[0], matrices[1], task.share)
 
 
 def encode_videos(task: RetrievalTask, videos: Videos, indices: Tensor) -> Embedding:

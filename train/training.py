@@ -131,7 +131,7 @@ class RetrievalModule(LightningModule):
         """The tensors of all ranks one after the other, with their gradients."""
         if self.trainer.world_size == 1:
             return tensors
-        gathered = [self.all_gather(tensor, sync_grads=True).flatten(0, 1) for tensor in tensors]
+        gathered = [torch.flatten(self.all_gather(tensor, sync_grads=True), 0, 1) for tensor in tensors]
         return type(tensors)(*gathered) if hasattr(tensors, "_fields") else tuple(gathered)
 
 

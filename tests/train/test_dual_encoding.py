@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from official_numbers import close, parameters, read_golden, read_meta
+from official_numbers import close, parameters, read_golden, read_meta, without_dropout
 from train.losses import triplet_loss
-from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, Encoders
+from train.retrieval.dual_encoding import DualEncoding, Encoders
 from train.retrieval.hybrid_space import HybridSpace, fused_scores, hybrid_loss, jaccard
 
 
@@ -30,42 +30,12 @@ def meta(golden: Mapping[str, Tensor]) -> dict[str, Any]:
     return read_meta(golden)
 
 
-def config_of(golden: Mapping[str, Tensor], common: str) -> DualEncodingConfig:
-    """Sizes as the golden's parameters have them; `common` is the bias of the common space."""
-    state = parameters(golden)
-    video, text = ("vid_encoding.", "text_encoding.")
-    return DualEncodingConfig(
-        video_dim=golden["input/video_raw"].shape[1],
-        words=len(state[f"{text}embed.weight"]),
-        bag=golden["input/text_bow"].shape[1],
-        word_dim=state[f"{text}embed.weight"].shape[1],
-        video_units=state[f"{video}rnn.weight_hh_l0"].shape[1],
-        text_units=state[f"{text}rnn.weight_hh_l0"].shape[1],
-        video_filters=len(state[f"{video}convs1.0.bias"]),
-        text_filters=len(state[f"{text}convs1.0.bias"]),
-        video_kernels=sizes(state, video),
-        text_kernels=sizes(state, text),
-        common_dim=len(state[common]),
-        dropout=0.0,
-    )
-
-
 def build(golden: Mapping[str, Tensor], compat: bool) -> DualEncoding:
-    model = DualEncoding(config_of(golden, "vid_encoding.visual_mapping.fc1.bias"), compat)
-    model.load_official(parameters(golden))
-    return model
+    return without_dropout(DualEncoding.from_official(parameters(golden), compat))
 
 
 def build_hybrid(golden: Mapping[str, Tensor], compat: bool) -> HybridSpace:
-    concepts = golden["input/concept_label"].shape[1]
-    model = HybridSpace(config_of(golden, "vid_mapping.mapping.fc1.bias"), concepts, compat)
-    model.load_official(parameters(golden))
-    return model
-
-
-def sizes(state: Mapping[str, Tensor], side: str) -> tuple[int, ...]:
-    weights = (state.get(f"{side}convs1.{number}.weight") for number in range(9))
-    return tuple(weight.shape[2] for weight in weights if weight is not None)
+    return without_dropout(HybridSpace.from_official(parameters(golden), compat))
 
 
 def embed(model: Any, golden: Mapping[str, Tensor]) -> tuple[Any, Any]:
@@ -165,3 +135,15 @@ def test_a_training_step_of_the_hybrid_model_is_the_official_one(hybrid: dict[st
     meta = read_meta(hybrid)
     close(loss, hybrid["output/train/loss"], meta["tolerance"]["train"])
     check_gradients(model, hybrid, meta)
+
+
+def test_what_is_no_official_model_is_told_by_name(golden: dict[str, Tensor], hybrid: dict[str, Tensor]) -> None:
+    state = parameters(golden)
+    with pytest.raises(ValueError, match="not an official"):
+        DualEncoding.from_official(parameters(hybrid))
+    with pytest.raises(ValueError, match="not an official"):
+        HybridSpace.from_official(state)
+    with pytest.raises(ValueError, match="bn_1.bias"):
+        DualEncoding.from_official({name: tensor for name, tensor in state.items() if "bn_1.bias" not in name})
+    with pytest.raises(ValueError, match="unexpected something"):
+        DualEncoding.from_official({**state, "something": torch.zeros(1)})

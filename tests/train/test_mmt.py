@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from official_numbers import close, parameters, read_golden, read_meta
+from official_numbers import close, parameters, read_golden, read_meta, without_dropout
 from train.losses import max_margin_loss
-from train.retrieval.mmt import MMT, ExpertBatch, ExpertTokens, MMTConfig, official_names
+from train.retrieval.mmt import MMT, ExpertBatch, official_names
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +24,10 @@ def meta(golden: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def build(golden: dict[str, Tensor], meta: dict[str, Any], keep_missing: bool) -> MMT:
-    hyper, bert = meta["hyper"], meta["hyper"]["vid_bert_params"]
-    config = MMTConfig(
-        experts=tuple(ExpertTokens(each["name"], each["dim"], each["token_type_id"]) for each in hyper["experts"]),
-        dim=hyper["same_dim"],
-        layers=bert["num_hidden_layers"],
-        heads=bert["num_attention_heads"],
-        hidden=bert["intermediate_size"],
-        dropout=0.0,
-        positions=bert["max_position_embeddings"],
-        types=bert["type_vocab_size"],
-        text_dim=hyper["text_dim"],
-        keep_missing=keep_missing,
-    )
-    model = MMT(config)
-    model.load_official(parameters(golden))
-    return model
+    hyper = meta["hyper"]
+    types = {each["name"]: each["token_type_id"] for each in hyper["experts"]}
+    heads = hyper["vid_bert_params"]["num_attention_heads"]
+    return without_dropout(MMT.from_official(parameters(golden), types, heads, keep_missing))
 
 
 def batch(golden: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, ExpertBatch]:

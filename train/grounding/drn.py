@@ -25,15 +25,17 @@ from dataclasses import dataclass
 from math import ceil, inf, log
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, smooth_l1_loss
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torchvision.ops import sigmoid_focal_loss
 
-from train.grounding import layers, size, take_official
+from train.grounding import official_layers, official_size
 from train.grounding.metrics import interval_iou
-from train.grounding.nms import temporal_nms
+from train.grounding.nms import picked, temporal_nms
+from train.official import take_official
 
 UNUSED = ("query_encoder.textualAttention.", "fcos.head.centerness.")
 MASKED = -1e30  # the weight of a word that is padding, before softmax
@@ -89,13 +91,8 @@ class Detections:
     levels: Tensor  # (B, L); -1 where there is none, or it stands for the whole video
 
     def best(self, iou: float, top_k: int = 5) -> Tensor:
-        """The best segments for R@n at this IoU, (B, top_k, 2), rows of -1 where fewer remain.
-
-        Suppression is above 0.05 less than the IoU that will be asked for, as in the official evaluation.
-        """
-        picks = temporal_nms(self.boxes, self.scores, iou - 0.05, top_k)
-        found = self.boxes.gather(1, picks.clamp(min=0)[..., None].expand(-1, -1, 2))
-        return found.masked_fill(picks[..., None] < 0, -1)
+        """The best segments for R@n at this IoU, suppressed above 0.05 less, as officially: (B, top_k, 2), or -1."""
+        return picked(self.boxes, temporal_nms(self.boxes, self.scores, iou - 0.05, top_k))
 
 
 class QueryEncoder(nn.Module):
@@ -105,9 +102,8 @@ class QueryEncoder(nn.Module):
         super().__init__()
         dim = 2 * config.text_units
         self.embedding = nn.Embedding(config.words, config.word_dim, padding_idx=0)
-        self.lstm = nn.LSTM(
-            config.word_dim, config.text_units, config.text_layers, batch_first=True, bidirectional=True
-        )
+        units, layers = config.text_units, config.text_layers
+        self.lstm = nn.LSTM(config.word_dim, units, layers, batch_first=True, bidirectional=True)
         self.whole = nn.Linear(2 * dim, config.text_units)
         self.guides = nn.ModuleList(nn.Linear(config.text_units, dim) for _ in config.channels)
         self.weight = nn.Linear(dim, 1)
@@ -188,13 +184,16 @@ class DRN(nn.Module):
         ("segment.", "prop_fc."),
         ("position.", "position_transform."),
         ("backbone.", "backbone_net.forward_conv"),
+        ("pyramid.lateral.", "fpn.fpn_inner"),
+        ("pyramid.out.", "fpn.fpn_layer"),
         ("heads.class_tower.", "fcos.head.cls_tower."),
         ("heads.box_tower.", "fcos.head.bbox_tower."),
         ("heads.class_logits.", "fcos.head.cls_logits."),
         ("heads.distances.", "fcos.head.bbox_pred."),
         ("heads.iou.0.", "fcos.head.mix_fc."),
         ("heads.iou.1.", "fcos.head.iou_scores."),
-    )  # how our names of parameters begin, and the official ones; beside these the pyramid and the scales
+        ("heads.scales.", "fcos.head.scales."),
+    )  # how our names of parameters begin, and the official ones
 
     def __init__(self, config: DRNConfig) -> None:
         super().__init__()
@@ -231,13 +230,9 @@ class DRN(nn.Module):
         return self
 
     def forward(self, tokens: Tensor, lengths: Tensor, segments: Tensor, spans: Tensor) -> Predictions:
-        """Score and regress.
+        """As of `query`; features of segments (B, N, video_dim), and where these are, as shares of the video (B, N, 2).
 
-        Args:
-            tokens: word ids (B, W), 0 after the last word.
-            lengths: words of each sentence (B,), at least 1.
-            segments: features (B, N, video_dim); all levels but the first halve N.
-            spans: start and end of the segments, as shares of the video, (B, N, 2).
+        Raises ValueError if N cannot be halved from level to level.
         """
         if segments.shape[1] % 2 ** (len(self.backbone) - 1):
             raise ValueError(f"{segments.shape[1]} segments cannot be halved {len(self.backbone) - 1} times")
@@ -252,30 +247,25 @@ class DRN(nn.Module):
     def interact(self, queries: list[Tensor], segments: Tensor, positions: Tensor) -> list[Tensor]:
         """The sentence times the input of each block of the backbone; positions join the first."""
         maps: list[Tensor] = []
-        seen = segments
         for query, to_input, block in zip(queries, self.inputs, self.backbone, strict=True):
-            seen = to_input(query)[..., None] * seen
-            seen = block(seen if maps else torch.cat([seen, positions], dim=1))
-            maps.append(seen)
+            seen = to_input(query)[..., None] * (maps[-1] if maps else segments)
+            maps.append(block(seen if maps else torch.cat([seen, positions], dim=1)))
         return maps
 
     def predict(self, levels: list[Tensor]) -> Predictions:
         """The heads over the maps (B, pyramid_dim, T) of all levels."""
-        heads = [
-            self.heads(level, scale, with_iou=self.stage != 1)
-            for level, scale in zip(levels, self.heads.scales, strict=True)
-        ]
+        with_iou = self.stage != 1
+        heads = [self.heads(level, scale, with_iou) for level, scale in zip(levels, self.heads.scales, strict=True)]
         classes, distances, ious = zip(*heads, strict=True)
-        places = [2**number * (torch.arange(level.shape[2]) + 0.5) for number, level in enumerate(levels)]
-        numbers = [torch.full((level.shape[2],), number) for number, level in enumerate(levels)]
-        device = classes[0].device
+        numbers = torch.cat([torch.full((level.shape[2],), number) for number, level in enumerate(levels)])
+        places = torch.cat([2**number * (torch.arange(level.shape[2]) + 0.5) for number, level in enumerate(levels)])
         return Predictions(
             torch.cat(classes, dim=1),
             torch.cat(distances, dim=1),
-            torch.cat(ious, dim=1) if self.stage != 1 else None,
-            torch.cat(places).to(device),
-            torch.cat(numbers).to(device),
-            levels[0].shape[2],
+            torch.cat(ious, dim=1) if with_iou else None,
+            places.to(levels[0].device),
+            numbers.to(levels[0].device),
+            segments=levels[0].shape[2],
         )
 
     def losses(self, predictions: Predictions, truths: Tensor) -> dict[str, Tensor]:
@@ -309,33 +299,53 @@ class DRN(nn.Module):
 
     def official_name(self, name: str) -> str:
         """What the official code calls a parameter of ours."""
-        if name.startswith("pyramid."):
-            _, kind, level, rest = name.split(".", 3)
-            return f"fpn.{'fpn_inner' if kind == 'lateral' else 'fpn_layer'}{int(level) + 1}.{rest}"
-        if name.startswith("heads.scales."):
-            return f"fcos.head.scales.{name.removeprefix('heads.scales.')}.scale"
         ours, theirs = next(pair for pair in self.OFFICIAL if name.startswith(pair[0]))
-        return theirs + name.removeprefix(ours)
+        rest = name.removeprefix(ours)
+        if ours == "heads.scales.":
+            return f"{theirs}{rest}.scale"
+        if ours.startswith("pyramid."):  # levels count from 1
+            level, rest = rest.split(".", 1)
+            return f"{theirs}{int(level) + 1}.{rest}"
+        return theirs + rest
 
     @classmethod
     def from_official(cls, state: Mapping[str, Tensor]) -> DRN:
         """An official model, as it answers after stage 3. Raises ValueError if parameters are missing or unexpected."""
         query, head = "query_encoder", "fcos.head"
         config = DRNConfig(
-            words=size(state, f"{query}.embedding.weight"),
-            video_dim=size(state, "prop_fc.weight"),
-            word_dim=size(state, f"{query}.embedding.weight", 1),
-            text_units=size(state, f"{query}.biLSTM.weight_hh_l0", 1),
-            text_layers=layers(state, r"query_encoder\.biLSTM\.\w+?_l(\d+)"),
-            position_dim=size(state, "position_transform.weight"),
-            channels=tuple(size(state, f"backbone_net.forward_conv{level}.0.weight") for level in range(len(RANGES))),
-            pyramid_dim=size(state, f"{head}.cls_logits.weight", 1),
-            tower_layers=ceil(layers(state, r"fcos\.head\.cls_tower\.(\d+)\.") / 3),
-            iou_dim=size(state, f"{head}.iou_scores.0.weight"),
+            words=official_size(state, f"{query}.embedding.weight"),
+            video_dim=official_size(state, "prop_fc.weight"),
+            word_dim=official_size(state, f"{query}.embedding.weight", 1),
+            text_units=official_size(state, f"{query}.biLSTM.weight_hh_l0", 1),
+            text_layers=official_layers(state, r"query_encoder\.biLSTM\.\w+?_l(\d+)"),
+            position_dim=official_size(state, "position_transform.weight"),
+            channels=tuple(official_size(state, f"backbone_net.forward_conv{level}.0.weight") for level in range(3)),
+            pyramid_dim=official_size(state, f"{head}.cls_logits.weight", 1),
+            tower_layers=ceil(official_layers(state, r"fcos\.head\.cls_tower\.(\d+)\.") / 3),
+            iou_dim=official_size(state, f"{head}.iou_scores.0.weight"),
         )
         model = cls(config)
-        take_official(model, state, model.official_name, UNUSED)
+        take_official(model, state, lambda name: [model.official_name(name)], UNUSED)
         return model.enter(3)
+
+
+def segment_maxima(
+    units: np.ndarray, frames: int, count: int = 32, stride: int = 8, window: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (count, D) of equal segments of a video, and their start and end as shares of it (count, 2).
+
+    `units` (n, D), n at least 1, begin `stride` frames after one another and span `window`. As in the official data,
+    frames count from 1, and segment k begins at 1 + k (frames - 1) // count, where the one before ends. Its feature is
+    the maxima over units that begin in it; a segment no longer than a window has one unit. Raises ValueError if n is 0.
+    """
+    if not len(units):
+        raise ValueError("a video without any unit has no features to pool")
+    edges = 1 + np.arange(count + 1) * (frames - 1) // count
+    starts, ends = edges[:-1], edges[1:]
+    first = np.minimum(starts // stride, len(units) - 1)
+    last = np.where(ends - starts <= window, first, np.minimum((ends - 1) // stride, len(units) - 1))
+    maxima = [units[start : end + 1].max(axis=0) for start, end in zip(first, last, strict=True)]
+    return np.stack(maxima), np.stack([starts, ends], axis=1).astype(np.float32) / np.float32(frames)
 
 
 def targets(predictions: Predictions, truths: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,9 @@
 
 A video is N clips of equal length; cell (i, j) of an N x N map is the moment from the start of clip i to the end of
 clip j (Zhang et al., "Learning 2D Temporal Adjacent Networks for Moment Localization with Natural Language", AAAI
-2020, section 3.2). Short moments are all candidates, longer ones at every second clip, still longer ones at every
-fourth, and so on. Values of candidates are kept flat, in order of length; a map of them is made where a network
-looks at neighbours.
+2020; official code: microsoft/2D-TAN). Short moments are all candidates, longer ones at every second clip, still
+longer ones at every fourth, and so on. Values of candidates are kept flat, in order of length; a map of them is made
+where a network looks at neighbours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool1d
 
 from train.grounding.metrics import interval_iou
-from train.grounding.nms import temporal_nms
+from train.grounding.nms import picked, temporal_nms
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,22 @@ class ProposalMap:
         return [step for scale, count in enumerate(self.scales) for step in _steps(scale, count)]
 
     @cached_property
-    def cells(self) -> Tensor:
-        """First and last clip of each candidate, (P, 2)."""
+    def _table(self) -> np.ndarray:
+        """As `cells`; kept without torch, whose tensors would remember an inference mode they were made in."""
         cells, reach, apart = [], 0, 1
         for kernel, stride in self.steps:
             reach += (kernel - 1) * apart
             apart *= stride
-            first = torch.arange(0, self.size - reach, apart)
-            cells.append(torch.stack([first, first + reach], dim=1))
-        return torch.cat(cells)
+            first = np.arange(0, self.size - reach, apart, dtype=np.int64)
+            cells.append(np.stack([first, first + reach], axis=1))
+        return np.concatenate(cells)
 
-    @cached_property
+    @property
+    def cells(self) -> Tensor:
+        """First and last clip of each candidate, (P, 2)."""
+        return torch.from_numpy(self._table)
+
+    @property
     def mask(self) -> Tensor:
         """Where candidates are, (N, N)."""
         return self.spread(torch.ones(len(self.cells), dtype=torch.bool))
@@ -87,10 +92,9 @@ class ProposalMap:
     def best(self, scores: Tensor, durations: Tensor, threshold: float, top_k: int = 5) -> Tensor:
         """The best candidates after suppression of IoU above the threshold: (B, P) -> (B, top_k, 2), or rows of -1."""
         picks = temporal_nms(self._edges.to(scores.device), scores, threshold, top_k)  # in clips, which are exact
-        segments = self.segments(durations).gather(1, picks.clamp(min=0)[..., None].expand(-1, -1, 2))
-        return segments.masked_fill(picks[..., None] < 0, -1)
+        return picked(self.segments(durations), picks)
 
-    @cached_property
+    @property
     def _edges(self) -> Tensor:
         """Start and end of each candidate, in clips, (P, 2)."""
         return self.cells + torch.tensor([0, 1])
@@ -140,7 +144,7 @@ def clip_means(features: np.ndarray, count: int) -> np.ndarray:
 
 
 def soft_labels(overlaps: Tensor, low: float, high: float) -> Tensor:
-    """How right each candidate is (AAAI 2020, eq. 7): 0 up to an IoU of `low`, 1 from `high` on, linear between."""
+    """How right each candidate is, 2D-TAN's scaled IoU: 0 up to an IoU of `low`, 1 from `high` on, linear between."""
     return ((overlaps - low) / (high - low)).clamp(0, 1)
 
 

@@ -4,13 +4,14 @@ Official code: microsoft/2D-TAN. All candidate moments lie on a map of start and
 and convolutions over the map let each moment see its neighbours before it is scored. Where the official code and
 the paper differ or surprise, we follow the code in what changes numbers:
 
-* only the first convolution of the map pads, by so much that the map grows and shrinks back to its size. After
-  each, values are divided by the number of cells with content under the kernel, and such cells become more;
+* convolutions see beyond the map's edge: the first pads by so much that the map grows, then shrinks back to its
+  size. After each, values are divided by the number of cells with content under the kernel, which become more;
 * the last clip of a video only counts in the mean of clips that it starts (`clip_means`).
 
 and differ from it in what does not:
 
-* what is per candidate is computed for candidates only, not for all N x N cells;
+* what is per candidate is computed for candidates only, not for all N x N cells, and convolutions pad as content
+  spreads, where the first official one pads for all and computes zeros;
 * cells that are no candidates have no score. In the official code theirs is 0, and one can be among the best five
   if suppression leaves fewer. From ten clips and a threshold of 1/3 on, there are always five;
 * the loss takes logits, so it is finite for any score.
@@ -23,13 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, binary_cross_entropy_with_logits, conv2d, normalize, relu
 
-from train.grounding import layers, size, take_official
+from train.grounding import official_layers, official_size
 from train.grounding.proposals import MAPS, ConvolvedProposals, ProposalMap, soft_labels
+from train.official import take_official
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class TAN2DConfig:
     suppress: float = 0.5
 
 
+POINTWISE = ("fusion_layer.vis_conv.weight", "pred_layer.weight")  # over the map officially, over candidates here
+
 PUBLISHED = {
     "charades-sta": TAN2DConfig(4096, MAPS["charades-sta"], (5,) * 8, suppress=0.45),
     "activitynet-captions": TAN2DConfig(500, MAPS["activitynet-captions"], (9,) * 4),
@@ -65,13 +70,13 @@ class MapConvolutions(nn.Module):
 
     def __init__(self, proposals: ProposalMap, dim: int, kernels: tuple[int, ...]) -> None:
         super().__init__()
-        growth = sum(kernel - 1 for kernel in kernels)
-        if growth % 2:
-            raise ValueError(f"kernels {kernels} cannot give back a map of the size they were given: make one odd")
+        if not all(kernel % 2 for kernel in kernels):
+            raise ValueError(f"kernels {kernels} of the map's convolutions: all must be odd, to have a middle")
+        paddings = _paddings(kernels)
         self.convs = nn.ModuleList(
-            nn.Conv2d(dim, dim, kernel, padding=0 if place else growth // 2) for place, kernel in enumerate(kernels)
+            nn.Conv2d(dim, dim, kernel, padding=padding) for kernel, padding in zip(kernels, paddings, strict=True)
         )
-        for place, shares in enumerate(_shares(proposals.mask, kernels, growth // 2)):
+        for place, shares in enumerate(_shares(proposals.mask, kernels, paddings)):
             self.register_buffer(f"shares{place}", shares, persistent=False)
 
     def forward(self, fused: Tensor) -> Tensor:
@@ -140,7 +145,7 @@ class TAN2D(nn.Module):
         return normalize(sentences[..., None] * self.fusion(moments), dim=1)
 
     def loss(self, logits: Tensor, overlaps: Tensor) -> Tensor:
-        """Cross-entropy with labels that rise with IoU, the mean over candidates (eq. 8); both are (B, P)."""
+        """Cross-entropy with labels that rise with IoU, the mean over candidates; both are (B, P)."""
         return binary_cross_entropy_with_logits(logits, soft_labels(overlaps, self.config.low, self.config.high))
 
     def best(self, logits: Tensor, durations: Tensor, top_k: int = 5) -> Tensor:
@@ -158,29 +163,41 @@ class TAN2D(nn.Module):
 
         Raises ValueError if parameters are missing, unexpected, or do not belong to such a map.
         """
-        convs = layers(state, r"map_layer\.convs\.(\d+)\.")
+        convs = official_layers(state, r"map_layer\.convs\.(\d+)\.")
         text = "fusion_layer.textual_encoder"
         config = TAN2DConfig(
-            video_dim=size(state, "frame_layer.vis_conv.weight", 1),
+            video_dim=official_size(state, "frame_layer.vis_conv.weight", 1),
             proposals=proposals,
-            kernels=tuple(size(state, f"map_layer.convs.{layer}.weight", 2) for layer in range(convs)),
+            kernels=tuple(official_size(state, f"map_layer.convs.{layer}.weight", 2) for layer in range(convs)),
             convolved=any(name.startswith("prop_layer.") for name in state),
-            dim=size(state, "frame_layer.vis_conv.weight"),
-            word_dim=size(state, f"{text}.weight_ih_l0", 1),
-            text_units=size(state, f"{text}.weight_hh_l0", 1),
-            text_layers=layers(state, r"fusion_layer\.textual_encoder\.\w+_l(\d+)$"),
+            dim=official_size(state, "frame_layer.vis_conv.weight"),
+            word_dim=official_size(state, f"{text}.weight_ih_l0", 1),
+            text_units=official_size(state, f"{text}.weight_hh_l0", 1),
+            text_layers=official_layers(state, r"fusion_layer\.textual_encoder\.\w+_l(\d+)$"),
             **options,  # type: ignore[arg-type]  # names are checked by the dataclass
         )
         model = cls(config)
-        take_official(model, state, model.official_name)
+        flat = {name: state[name].squeeze(3) for name in POINTWISE if name in state and state[name].ndim == 4}
+        take_official(model, {**state, **flat}, lambda name: [model.official_name(name)])
         return model
 
 
-def _shares(mask: Tensor, kernels: tuple[int, ...], padding: int) -> list[Tensor]:
+def _paddings(kernels: tuple[int, ...]) -> list[int]:
+    """By how much each convolution pads, so that it computes what can have content and still be seen at the end.
+
+    Content reaches half a kernel farther beyond the map with each convolution, and the scores see half a kernel
+    less far with each that is done.
+    """
+    halves = [kernel // 2 for kernel in kernels]
+    margins = [0, *(min(sum(halves[:done]), sum(halves[done:])) for done in range(1, len(halves) + 1))]
+    return [half + after - before for half, (before, after) in zip(halves, pairwise(margins), strict=True)]
+
+
+def _shares(mask: Tensor, kernels: tuple[int, ...], paddings: list[int]) -> list[Tensor]:
     """Of each convolution's output (1, 1, M, M), one over the cells with content under the kernel, 0 where none."""
     content, shares = mask[None, None].float(), []
-    for place, kernel in enumerate(kernels):
-        under = conv2d(content, torch.ones(1, 1, kernel, kernel), padding=0 if place else padding)
+    for kernel, padding in zip(kernels, paddings, strict=True):
+        under = conv2d(content, torch.ones(1, 1, kernel, kernel), padding=padding)
         content = (under > 0.5).float()  # counts, up to rounding
         shares.append(content / under.round().clamp(min=1))
     return shares

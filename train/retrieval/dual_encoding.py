@@ -20,6 +20,10 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from train.official import take_official
+
+SPECIALS = 4  # tokens of the GRU's vocabulary that are no words: <pad>, <start>, <end>, <unk>
+
 
 @dataclass(frozen=True)
 class DualEncodingConfig:
@@ -137,14 +141,10 @@ class Encoders(nn.Module):
         return theirs + name.removeprefix(ours)
 
     def load_official(self, state: Mapping[str, Tensor]) -> None:
-        """Take the parameters of an official model.
-
-        Raises RuntimeError, from torch, if sizes or names do not fit.
-        """
-        own = {self.official_name(name): name for name in self.state_dict()}
-        renamed = {own.get(name, name): _conv1d(tensor) for name, tensor in state.items()}
-        counters = {name: tensor for name, tensor in self.state_dict().items() if name.endswith("num_batches_tracked")}
-        self.load_state_dict({**counters, **renamed})
+        """Take the parameters of an official model. Raises ValueError if names or sizes do not fit."""
+        take_official(
+            self, {name: _conv1d(tensor) for name, tensor in state.items()}, lambda name: [self.official_name(name)]
+        )
 
 
 class DualEncoding(Encoders):
@@ -163,6 +163,13 @@ class DualEncoding(Encoders):
         self.video_space = CommonSpace(self.video_dim, config.common_dim, config.dropout)
         self.text_space = CommonSpace(self.text_dim, config.common_dim, config.dropout)
 
+    @classmethod
+    def from_official(cls, state: Mapping[str, Tensor], compat: bool = False) -> DualEncoding:
+        """A model with the parameters and sizes of an official one. Raises ValueError if it is not one."""
+        model = cls(config_of_official(state, "{}_encoding.{}_mapping.fc1.weight"), compat)
+        model.load_official(state)
+        return model
+
     def encode_video(self, frames: Tensor, lengths: Tensor, mean: Tensor) -> Tensor:
         """As `video_levels` -> (B, common_dim)."""
         return self.video_space(self.video_levels(frames, lengths, mean))
@@ -170,6 +177,43 @@ class DualEncoding(Encoders):
     def encode_text(self, tokens: Tensor, lengths: Tensor, bag: Tensor) -> Tensor:
         """As `text_levels` -> (B, common_dim)."""
         return self.text_space(self.text_levels(tokens, lengths, bag))
+
+
+def config_of_official(state: Mapping[str, Tensor], mapping: str) -> DualEncodingConfig:
+    """The sizes of an official model, whose maps into the common space are called `mapping`, {} being the side.
+
+    Raises ValueError, naming what is missing, if it is not one.
+    """
+    try:
+        video, text = "vid_encoding", "text_encoding"
+        words, word_dim = state[f"{text}.embed.weight"].shape
+        common_dim, levels = state[mapping.format("vid", "visual")].shape
+        video_units, text_units = (state[f"{side}.rnn.weight_hh_l0"].shape[1] for side in (video, text))
+        video_convs, text_convs = (_convs(state, side) for side in (video, text))
+        bag = state[mapping.format("text", "text")].shape[1] - 2 * text_units - sum(map(len, text_convs))
+        video_dim = state[f"{video}.rnn.weight_ih_l0"].shape[1]
+        return DualEncodingConfig(
+            video_dim=video_dim,
+            words=words,
+            bag=bag or words - SPECIALS,
+            word_dim=word_dim,
+            video_units=video_units,
+            text_units=text_units,
+            video_filters=len(video_convs[0]),
+            text_filters=len(text_convs[0]),
+            video_kernels=tuple(weight.shape[2] for weight in video_convs),
+            text_kernels=tuple(weight.shape[2] for weight in text_convs),
+            common_dim=common_dim,
+            reduced=levels == 2 * video_units + sum(map(len, video_convs)),
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"not an official model of Dual Encoding: {error} is missing or of another shape") from None
+
+
+def _convs(state: Mapping[str, Tensor], side: str) -> list[Tensor]:
+    """The weights (filters, 1, size, dim) of one side's convolutions."""
+    names = sorted(name for name in state if name.startswith(f"{side}.convs1.") and name.endswith(".weight"))
+    return [state[name] for name in names]
 
 
 def _conv1d(weight: Tensor) -> Tensor:

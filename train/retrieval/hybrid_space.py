@@ -6,6 +6,7 @@ video; beside the latent space there is one of concepts, words that videos were 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy
 
 from train.losses import triplet_loss
-from train.retrieval.dual_encoding import CommonSpace, DualEncodingConfig, Encoders
+from train.retrieval.dual_encoding import CommonSpace, DualEncodingConfig, Encoders, config_of_official
 
 LATENT_SHARE = 0.6  # of the latent space in the similarity that ranks
 
@@ -64,6 +65,16 @@ class HybridSpace(Encoders):
         self.text_latent = CommonSpace(self.text_dim, config.common_dim, config.dropout)
         self.text_concept = ConceptSpace(self.text_dim, concepts)
 
+    @classmethod
+    def from_official(cls, state: Mapping[str, Tensor], compat: bool = False) -> HybridSpace:
+        """A model with the parameters and sizes of an official one. Raises ValueError if it is not one."""
+        config = config_of_official(state, "{}_mapping.mapping.fc1.weight")
+        if "vid_mapping.tag_fc.bias" not in state:
+            raise ValueError("not an official model of the hybrid space: vid_mapping.tag_fc.bias is missing")
+        model = cls(config, len(state["vid_mapping.tag_fc.bias"]), compat)
+        model.load_official(state)
+        return model
+
     def encode_video(self, frames: Tensor, lengths: Tensor, mean: Tensor) -> Embedding:
         levels = self.video_levels(frames, lengths, mean)
         return Embedding(self.video_latent(levels), self.video_concept(levels))
@@ -74,9 +85,13 @@ class HybridSpace(Encoders):
 
 
 def jaccard(one: Tensor, other: Tensor) -> Tensor:
-    """Generalised Jaccard similarity of (A, K) and (B, K), none negative: sums of minima over sums of maxima."""
-    least = torch.minimum(one[:, None], other[None]).sum(dim=2)
-    return least / torch.maximum(one[:, None], other[None]).sum(dim=2)
+    """Generalised Jaccard similarity of (A, K) and (B, K), none negative: sums of minima over sums of maxima.
+
+    A minimum and a maximum add up to both numbers and differ by what these do, so that distances are enough.
+    """
+    apart = torch.cdist(one, other, p=1)  # (A, B)
+    both = one.sum(dim=1)[:, None] + other.sum(dim=1)
+    return (both - apart) / (both + apart)
 
 
 def hybrid_loss(video: Embedding, text: Embedding, labels: Tensor, margin: float = 0.2) -> Tensor:
@@ -87,7 +102,8 @@ def hybrid_loss(video: Embedding, text: Embedding, labels: Tensor, margin: float
     ranking = triplet_loss(video.latent @ text.latent.T, margin) + triplet_loss(
         jaccard(video.concept, text.concept), margin
     )
-    concepts = binary_cross_entropy(video.concept, labels) + binary_cross_entropy(text.concept, labels)
+    with torch.autocast(labels.device.type, enabled=False):  # which refuses probabilities
+        concepts = sum(binary_cross_entropy(side.concept.float(), labels) for side in (video, text))
     return ranking + len(labels) * concepts
 
 

@@ -15,6 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from train.official import take_official
+
+OFFICIAL_TYPES = {"s3d": 1, "vggish": 2, "face": 3, "rgb": 5, "speech": 6, "ocr": 7, "scene": 9}
+LEFT_OUT = ("vid_bert.pooler.", "txt_bert.")  # a part without use, and the text encoder
 MASKED = -10_000.0  # added to what is not to be looked at
 AGGREGATE, UNKNOWN = 0, 1  # positions of a whole expert, and of features without times; seconds begin at 2
 
@@ -137,18 +141,48 @@ class MMT(nn.Module):
         return (weights * torch.einsum("tmd,vmd->tvm", text[0], video[0])).sum(dim=2)
 
     def load_official(self, state: Mapping[str, Tensor]) -> None:
-        """Take the parameters of an official model, whose text encoder and pooler are left out.
+        """Take the parameters of an official model, whose text encoder is another part.
 
-        Raises KeyError for names that are not there, RuntimeError, from torch, for sizes that do not fit.
+        Raises ValueError if names or sizes do not fit.
         """
-        own = self.state_dict()
-        taken = {name: take(state, self.config.experts, name) for name in own if not _is_counter(name)}
-        self.load_state_dict({**own, **taken})
+        take_official(self, state, lambda name: official_names(self.config.experts, name), LEFT_OUT)
 
+    @classmethod
+    def from_official(
+        cls,
+        state: Mapping[str, Tensor],
+        types: Mapping[str, int] = OFFICIAL_TYPES,
+        heads: int = 4,
+        keep_missing: bool = True,
+    ) -> MMT:
+        """A model with the parameters and sizes of an official one.
 
-def take(state: Mapping[str, Tensor], experts: Sequence[ExpertTokens], name: str) -> Tensor:
-    """The official tensor for a parameter of ours; queries, keys and values are one here."""
-    return torch.cat([state[official] for official in official_names(experts, name)])
+        A state dict does not tell which row of the table of experts (`types`) is whose, nor how many `heads` there
+        are. Raises ValueError if it is not one.
+        """
+        names = sorted(name.split(".")[1] for name in state if name.startswith("video_dim_reduce.") and "bias" in name)
+        unknown = [name for name in names if name not in types]
+        layers = {name.split(".")[3] for name in state if name.startswith("vid_bert.encoder.layer.")}
+        if unknown or not names:
+            raise ValueError(f"not an official MMT model: no row of the table of experts is known for {unknown}")
+        try:
+            weights = {name: state[f"video_dim_reduce.{name}.fc.weight"] for name in names}
+            config = MMTConfig(
+                experts=tuple(ExpertTokens(name, weights[name].shape[1], types[name]) for name in names),
+                dim=len(weights[names[0]]),
+                layers=len(layers),
+                heads=heads,
+                hidden=len(state["vid_bert.encoder.layer.0.intermediate.dense.bias"]),
+                positions=len(state["vid_bert.embeddings.position_embeddings.weight"]),
+                types=len(state["vid_bert.embeddings.token_type_embeddings.weight"]),
+                text_dim=state[f"text_GU.{names[0]}.fc.weight"].shape[1],
+                keep_missing=keep_missing,
+            )
+        except KeyError as error:
+            raise ValueError(f"not an official MMT model: {error} is missing") from None
+        model = cls(config)
+        model.load_official(state)
+        return model
 
 
 def official_names(experts: Sequence[ExpertTokens], name: str) -> list[str]:
@@ -187,6 +221,3 @@ def _layer(config: MMTConfig) -> nn.TransformerEncoderLayer:
     layer.dropout = nn.Dropout(0.0)
     return layer
 
-
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")

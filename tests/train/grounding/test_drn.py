@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from official_numbers import close, parameters, read_golden, read_meta
-from train.grounding.drn import DRN, UNUSED, DRNConfig, Predictions, class_loss, distance_loss, iou_loss, targets
+from train.grounding.drn import (
+    DRN,
+    UNUSED,
+    DRNConfig,
+    Predictions,
+    class_loss,
+    distance_loss,
+    iou_loss,
+    segment_maxima,
+    targets,
+)
 
 SMALL = DRNConfig(9, 6, 5, 4, position_dim=2, channels=(3, 4, 5), pyramid_dim=6, iou_dim=3)
 LOSSES = {"class": "loss_cls", "distances": "loss_reg", "iou": "loss_iou"}
@@ -270,6 +282,20 @@ def test_what_cannot_be_is_refused() -> None:
         DRN(SMALL)(*batch(segments=10))
 
 
+def test_segments_are_those_of_the_published_proposals() -> None:
+    """Boundaries of two videos of Charades, as the authors list them by frames; units that say their number."""
+    units = np.arange(17, dtype=np.float32)[:, None]
+    for frames, edges in ((144, [1, 5, 9, 14, 18, 23, 27, 32]), (732, [1, 23, 46, 69, 92, 115, 138, 160])):
+        features, spans = segment_maxima(units, frames)
+        np.testing.assert_allclose(spans[:7] * frames, list(pairwise(edges)), rtol=1e-6)
+        assert features.shape == (32, 1) and spans[-1, 1] == 1
+    assert features[:4, 0].tolist() == [2, 5, 8, 11]  # the greatest of 0..2, 2..5, 5..8, 8..11
+    assert features[-1] == 16  # the last unit, where the video goes on
+    assert segment_maxima(units, 144)[0][:5, 0].tolist() == [0, 0, 1, 1, 2]  # one unit a segment of 16 frames at most
+    with pytest.raises(ValueError, match="without any unit"):
+        segment_maxima(units[:0], 144)
+
+
 def test_parameters_that_are_not_those_of_the_model_are_refused_by_name(golden: dict[str, Tensor]) -> None:
     state = parameters(golden)
     official = DRN.from_official(state | {f"{name}more": torch.ones(1) for name in UNUSED})
@@ -277,5 +303,5 @@ def test_parameters_that_are_not_those_of_the_model_are_refused_by_name(golden: 
     for name in state:
         with pytest.raises(ValueError, match=name.replace(".", r"\.")):
             DRN.from_official({other: tensor for other, tensor in state.items() if other != name})
-    with pytest.raises(ValueError, match=r"unexpected.*'stray'"):
+    with pytest.raises(ValueError, match=r"unexpected.*stray"):
         DRN.from_official(state | {"stray": torch.ones(1)})

@@ -66,6 +66,16 @@ def test_what_is_spread_over_the_map_can_be_collected_from_it(proposals: Proposa
     assert torch.equal(whole[0] > 0, proposals.mask)
 
 
+def test_a_map_first_used_in_inference_mode_can_be_trained_with() -> None:
+    proposals = ProposalMap(8, (4, 2))
+    with torch.inference_mode():
+        proposals.spread(proposals.pool(torch.rand(1, 2, 8)))
+        proposals.best(torch.rand(1, len(proposals.cells)), torch.tensor([8.0]), 0.5)
+    clips = torch.rand(1, 2, 8, requires_grad=True)
+    proposals.collect(proposals.spread(proposals.pool(clips))).sum().backward()
+    assert clips.grad is not None and clips.grad.sum() == 2 * len(proposals.cells)
+
+
 def test_a_moment_begins_with_its_first_clip_and_ends_with_its_last() -> None:
     proposals = ProposalMap(4, (2, 1))
     assert proposals.segments(torch.tensor([8.0]))[0].tolist() == [

@@ -76,8 +76,20 @@ def test_nothing_is_asked_or_there_to_pick() -> None:
     assert nothing.tolist() == [[-1, -1], [-1, -1]]
 
 
+def test_scores_that_are_not_a_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        temporal_nms(torch.rand(2, 2), torch.tensor([[1.0, math.nan]]), 0.5, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_scores_of_any_precision_that_a_model_gives_can_be_ranked(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[1, 3, 2]], dtype=dtype, requires_grad=True)
+    segments = torch.tensor([[0.0, 1.0], [2.0, 4.0], [2.0, 3.0]])
+    assert temporal_nms(segments, scores, 0.4, 3).tolist() == [[1, 0, -1]]
+
+
 def test_scores_are_left_as_they_were() -> None:
-    scores = torch.tensor([[3.0, 2.0, 1.0]])
+    scores = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
     temporal_nms(torch.tensor([[0.0, 2.0], [0.0, 2.0], [1.0, 2.0]]), scores, 0.1, 3)
     assert scores.tolist() == [[3, 2, 1]]
 

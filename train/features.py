@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
@@ -22,6 +22,8 @@ from train import TrainError
 
 Cache = Literal["none", "ram", "device"]
 Pool = Literal["mean", "max"]
+Scales = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Of each expert the mean and the deviation of each of its numbers."""
 Select = Callable[[Tensor, Generator | None], Tensor]
 """Which rows of videos of these lengths (B,) to take: (B, K), of which the first min(length, K) count."""
 
@@ -114,13 +116,18 @@ class Source:
     """What some experts have of a video, in the rows of the first one.
 
     Rows of the others are averaged over what of them overlaps a row, weighted by the overlap in seconds; where
-    nothing does, and where a video lacks them, there are zeros.
+    nothing does, and where a video lacks them, there are zeros. With `scales`, all are brought to mean 0 and
+    deviation 1 first.
     """
 
-    def __init__(self, store: FeatureStore, experts: Sequence[str]) -> None:
+    def __init__(self, store: FeatureStore, experts: Sequence[str], scales: Scales | None = None) -> None:
         self._readers: list[ExpertReader] = [store[expert] for expert in experts]
+        self._scales = {
+            name: (np.array(mean, np.float32), np.array(deviation, np.float32))
+            for name, (mean, deviation) in (scales or {}).items()
+        }
         self.dim = sum(reader.info.dim for reader in self._readers)
-        self.half = len(experts) == 1 and self._readers[0].info.dtype == "float16"
+        self.half = len(experts) == 1 and self._readers[0].info.dtype == "float16" and not scales
 
     def lengths(self, videos: Sequence[str]) -> Tensor:
         """How many rows each video has; 0 for one that is not in the store."""
@@ -132,16 +139,43 @@ class Source:
 
         Raises TrainError for values that are not finite.
         """
-        grid = _read_finite(self._readers[0], video)
+        grid = self._scaled(self._readers[0], video)
         values = [grid.values]
         for reader in self._readers[1:]:
             if video in reader:
-                part = _read_finite(reader, video)
+                part = self._scaled(reader, video)
                 values.append(_overlapping_mean(grid.times, part.times, part.values))
             else:
                 values.append(np.zeros((len(grid.times), reader.info.dim), np.float32))
         together = values[0] if len(values) == 1 else np.concatenate(values, axis=1)
         return torch.from_numpy(together), torch.from_numpy(grid.times).float()
+
+    def _scaled(self, reader: ExpertReader, video: str) -> Features:
+        features = _read_finite(reader, video)
+        if not self._scales:
+            return features
+        mean, deviation = self._scales[reader.info.name]
+        return replace(features, values=(features.values - mean) / deviation)
+
+
+def measure_scales(store: FeatureStore, experts: Sequence[str], videos: Sequence[str]) -> Scales:
+    """What brings each number of these experts to mean 0 and deviation 1 over the rows of these videos.
+
+    A number that never changes is only brought to 0. Raises TrainError for values that are not finite.
+    """
+    scales = {}
+    for expert in experts:
+        reader = store[expert]
+        rows, total, squares = 0, np.zeros(reader.info.dim), np.zeros(reader.info.dim)
+        for video in videos:
+            if video in reader:
+                values = _read_finite(reader, video).values.astype(np.float64)
+                rows, total, squares = rows + len(values), total + values.sum(axis=0), squares + (values**2).sum(axis=0)
+        mean = total / max(rows, 1)
+        variance = (squares / max(rows, 1) - mean**2).clip(min=0)
+        deviation = np.sqrt(np.where(variance > 1e-12 * mean**2, variance, 1))
+        scales[expert] = mean.tolist(), np.where(deviation > 0, deviation, 1).tolist()
+    return scales
 
 
 def _read_finite(reader: ExpertReader, video: str) -> Features:
@@ -230,12 +264,13 @@ def open_rows(
     pool: Pool | None,
     cache: Cache,
     device: torch.device | str,
+    scales: Scales | None = None,
 ) -> VideoRows:
     """The rows of these videos, of one expert or of several side by side (see `Source`).
 
     Raises TrainError for values that are not finite; also without a copy all are looked through once.
     """
-    source = Source(store, experts)
+    source = Source(store, experts, scales)
     if cache != "none":
         return CachedRows(source, videos, pool, device if cache == "device" else "cpu")
     rows = MappedRows(source, videos, pool)

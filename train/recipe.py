@@ -21,7 +21,9 @@ class Data(BaseModel):
 
     `annotations` is a folder as `reelcache manifest import` writes it: SPLIT.jsonl with captions, and
     SPLIT.videos.txt with the videos to find among. `experts` name the store's features. A video that lacks them is an
-    error, or, with missing = "drop", left out. With cache = "ram" or "device" all features are held there.
+    error, or, with missing = "drop", left out. With cache = "ram" or "device" all features are held there. With
+    scale = "standard" each number of a feature is brought to mean 0 and deviation 1 over the training split, for
+    experts of unlike size side by side; published systems take features as they are.
     """
 
     model_config = _STRICT
@@ -33,6 +35,7 @@ class Data(BaseModel):
     test: str = "test"
     missing: Literal["error", "drop"] = "error"
     cache: Literal["none", "ram", "device"] = "ram"
+    scale: Literal["none", "standard"] = "none"
 
 
 class Schedule(BaseModel):

@@ -22,10 +22,10 @@ from pydantic import TypeAdapter, ValidationError
 from feature_store import FeatureStore
 from train import RecipeError, TrainError
 from train.annotations import Split
-from train.features import ExpertFacts
+from train.features import ExpertFacts, measure_scales
 from train.recipe import Recipe, parse_recipe
 from train.tasks import TASKS
-from train.tasks.base import RetrievalTask
+from train.tasks.base import SCALES, RetrievalTask
 
 RECIPE, ASSETS, EXPERTS = "recipe.json", "assets.json", "experts.json"
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
@@ -41,6 +41,8 @@ def begin_run(run: Path, recipe: Recipe, store: FeatureStore, train: Split) -> N
         raise RecipeError(f"{run}: a run is there already; --resume goes on with it, or name another folder with -o")
     task_type = TASKS[recipe.model.system]
     assets = task_type.prepare(recipe.model, train, Path(recipe.data.annotations))
+    if recipe.data.scale == "standard":
+        assets[SCALES] = measure_scales(store, recipe.data.experts, train.videos)
     experts = {name: ExpertFacts.of(store.experts[name]) for name in recipe.data.experts}
     run.mkdir(parents=True, exist_ok=True)
     _write(run / ASSETS, assets)

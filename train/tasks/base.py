@@ -18,6 +18,7 @@ from train.features import Cache, ExpertFacts
 Inputs = tuple[Any, ...]  # tensors, or tuples of tensors
 Embedding = tuple[Tensor, ...]  # the first dimension of each counts the items
 Assets = dict[str, Any]  # plain data
+SCALES = "scales"  # among the assets, where the recipe says so: what features are brought to one scale by
 Similarity = Callable[[Embedding, Embedding], Tensor]  # of V videos and T sentences: (V, T)
 
 

@@ -15,7 +15,7 @@ from train.annotations import Split
 from train.features import Cache, ExpertFacts, VideoRows, first_rows, open_rows
 from train.losses import triplet_loss
 from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, Encoders
-from train.tasks.base import Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
+from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text.vocabulary import TokenTable, Vocabulary, alphanumeric_words, bags, count_words
 from train.text.word_vectors import read_vectors
 
@@ -115,7 +115,7 @@ class EncodersTask(RetrievalTask):
     def open_videos(
         self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
     ) -> Frames:
-        return Frames(open_rows(store, self.experts, videos, "mean", cache, device), self.config.max_frames)
+        return Frames(open_rows(store, self.experts, videos, "mean", cache, device, self.assets.get(SCALES)), self.config.max_frames)
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Sentences:
         return Sentences(texts, self.assets["words"])

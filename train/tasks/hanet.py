@@ -13,7 +13,7 @@ from feature_store import FeatureStore
 from train.annotations import Split
 from train.features import Cache, ExpertFacts, VideoRows, open_rows, spread_rows
 from train.retrieval.hanet import HANet, HANetConfig, HANetText, HANetVideo, hanet_loss
-from train.tasks.base import Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
+from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text import role_rules
 from train.text.concepts import CaptionConcepts, frequent_lemmas, is_noun, is_verb
 from train.text.graph_table import graph_table
@@ -140,7 +140,7 @@ class HANetTask(RetrievalTask):
     def open_videos(
         self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
     ) -> Frames:
-        return Frames(open_rows(store, self.experts, videos, None, cache, device), self.options.max_frames)
+        return Frames(open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES)), self.options.max_frames)
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Sentences:
         captions = [lower_words(text) for text in texts]

@@ -15,7 +15,7 @@ from train.annotations import Split
 from train.features import Cache, ExpertFacts, RowBatch, VideoRows, open_rows, random_rows
 from train.losses import max_margin_loss
 from train.retrieval.mmt import MMT, UNKNOWN, ExpertBatch, ExpertTokens, MMTConfig
-from train.tasks.base import Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
+from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text.bert import RANDOM, SPECIALS, Bert, describe, tokenize
 from train.text.vocabulary import TokenTable
 
@@ -118,7 +118,8 @@ class MMTTask(RetrievalTask):
         self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
     ) -> ExpertFeatures:
         names = [expert.name for expert in self.model.config.experts]
-        rows = {name: open_rows(store, [name], videos, "max", cache, device) for name in names}
+        scales = self.assets.get(SCALES)
+        rows = {name: open_rows(store, [name], videos, "max", cache, device, scales) for name in names}
         return ExpertFeatures(rows, self._untimed, self.options.max_rows, self.options.window)
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Sentences:

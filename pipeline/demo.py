@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,32 @@ def run_demo(console: Console, folder: Path, videos: int) -> None:
     console.print(f"$ reelcache status {store}", highlight=False)
     show_status(console, summarize(store))
     _show_features(console, FeatureStore(store))
+
+    console.rule("4. a model that finds videos by text, trained from these features", align="left")
+    run, recipe = folder / "run", "demo_dual_encoding"
+    paths = ("--set", f"data.store={store}", "--set", f"data.annotations={folder / 'captions'}")
+    _command(console, *(("train", run, "--resume") if run.exists() else ("train", recipe, "-o", run, *paths)))
+    _command(console, "evaluate", run)
+
+    console.rule("5. what it finds", align="left")
+    for caption in _queries(folder / "captions" / "test.jsonl"):
+        console.print(plain(f"A sentence about {caption.video}, which the model was not trained with:"))
+        _command(console, "search", run, caption.text, "--top", "3")
+
+
+def _command(console: Console, *arguments: str | Path) -> None:
+    """Show a command and run it, as it would be typed."""
+    from pipeline.cli import app
+
+    words = list(map(str, arguments))
+    console.print(f"$ reelcache {shlex.join(words)}", highlight=False, markup=False, soft_wrap=True)
+    app(words, standalone_mode=False)
+
+
+def _queries(path: Path, count: int = 3) -> list[Caption]:
+    """A caption of each of the first few videos of a split."""
+    first = {row.video: row for row in reversed(list(read_rows(path, Caption)))}
+    return [first[video] for video in sorted(first)[:count]]
 
 
 def _step(console: Console, what: str, work: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from train import TrainError
 from train.annotations import Split
 from train.tasks.base import Inputs, Labels, Texts, Videos
 
@@ -60,6 +61,12 @@ class PairBatches:
         self._first = torch.searchsorted(split.video_of[order], self._captioned)
         self._count = torch.bincount(split.video_of)[self._captioned]
         pool = len(self._video_of) if draw == "captions" else len(self._captioned)
+        if pool < 2 or (ranks > 1 and draw == "captions" and pool < self._size):
+            raise TrainError(
+                f"{split.name}: {pool} {draw} make no batch of {size} for each of {ranks} processes"
+                if ranks > 1
+                else f"{split.name}: there is but one of its {draw}, and a batch holds two or more to tell apart"
+            )
         self._steps = steps or self._whole_batches(pool)
         self.step = 0  # of the run: batches that were handed out
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,21 +19,12 @@ from rich.table import Table
 from train import RecipeError
 
 if TYPE_CHECKING:
-    from train.metrics import RetrievalMetrics
     from train.recipe import Recipe
+    from train.tasks.base import Metrics
 
 Run = Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Store = Annotated[str | None, typer.Option(help="Another store with features of the same kind. [default: the run's]")]
-COLUMNS = {
-    "R@1": "recall_1",
-    "R@5": "recall_5",
-    "R@10": "recall_10",
-    "R@50": "recall_50",
-    "MdR": "median_rank",
-    "MnR": "mean_rank",
-    "mAP": "mean_ap",
-}
 
 
 def train(
@@ -72,8 +64,11 @@ def train(
         run = run or Path("runs") / Path(recipe).stem
     from train.training import train as follow
 
-    for left_out in follow(chosen, run, resume):
-        out.print(f"left out: {left_out}", markup=False, highlight=False)
+    left_out = follow(chosen, run, resume)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # the first of several processes speaks for all
+    for what in left_out:
+        out.print(f"left out: {what}", markup=False, highlight=False)
     _mark_random(out, run)
     split = chosen.data.test
     out.print(f"{run}: trained; `reelcache evaluate {run}` measures it on {split}", markup=False, highlight=False)
@@ -103,11 +98,7 @@ def evaluate(
         return
     out = Console()
     out.print(_metrics_table(metrics, recipe))
-    out.print(
-        f"{split}: {metrics.videos} videos, {metrics.texts} captions, protocol of {metrics.protocol}; "
-        f"rsum {metrics.rsum:.1f}",
-        highlight=False,
-    )
+    out.print(f"{split}: {metrics.told()}", highlight=False, markup=False)
     _mark_random(out, run)
 
 
@@ -140,6 +131,43 @@ def search(
     _mark_random(out, run)
 
 
+def import_model(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe.", show_default=False)],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The released file: model_best.pth.tar, trained_model.pth, epoch.N.th.")
+    ],
+    run: Annotated[Path, typer.Option("--output", "-o", help="The run's folder.", show_default=False)],
+    vocabularies: Annotated[
+        list[Path] | None, typer.Option("--vocabulary", help="A vocabulary released with it; may be repeated.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, e.g. data.store=msrvtt.zarr; may be repeated.")
+    ] = None,
+) -> None:
+    """Make a run of a model that its authors released: Dual Encoding, its hybrid space, MMT or HANet.
+
+    The recipe says which system it is, and which features and captions it meets; sizes are read from the file.
+
+    **Example**
+
+        reelcache import-model hanet_msrvtt epoch.30.th --vocabulary word2int.json -o runs/released
+    """
+    from train.adopting import adopt
+    from train.recipe import load_recipe
+
+    chosen, out = load_recipe(recipe, settings or []), Console()
+    unnamed = adopt(chosen, checkpoint, vocabularies or [], run)
+    split = chosen.data.test
+    out.print(
+        f"{run}: {chosen.model.system} as released; `reelcache evaluate {run}` measures it on {split}",
+        markup=False,
+        highlight=False,
+    )
+    if unnamed:
+        out.print(f"Without the vocabulary of {' and '.join(unnamed)} it cannot be trained further.", highlight=False)
+    _mark_random(out, run)
+
+
 def _list_recipes(out: Console) -> None:
     from train.recipe import load_recipe, recipe_names
 
@@ -151,17 +179,16 @@ def _list_recipes(out: Console) -> None:
     out.print(table)
 
 
-def _metrics_table(metrics: RetrievalMetrics, recipe: Recipe) -> Table:
+def _metrics_table(metrics: Metrics, recipe: Recipe) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for name, side in (("text to video", metrics.t2v), ("video to text", metrics.v2t)):
-        table.add_row(name, *(_number(getattr(side, field)) for field in COLUMNS.values()))
-        direction = "t2v" if side is metrics.t2v else "v2t"
-        published = {column: recipe.published.get(f"{direction} {column}") for column in COLUMNS}
-        if any(value is not None for value in published.values()):
-            shown = ("" if value is None else _number(value) for value in published.values())
+    rows = metrics.rows()
+    for column in ("", *rows[0].figures):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(row.name, *map(_number, row.figures.values()))
+        published = [recipe.published.get(f"{row.key}{column}") for column in row.figures]
+        if any(value is not None for value in published):
+            shown = ("" if value is None else _number(value) for value in published)
             table.add_row("  published", *shown, style="dim")
     return table
 
@@ -170,13 +197,13 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.1f}"
 
 
-def _keep(path: Path, document: Mapping[str, Any], metrics: RetrievalMetrics) -> None:
+def _keep(path: Path, document: Mapping[str, Any], metrics: Metrics) -> None:
     import csv
 
     path.parent.mkdir(exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    path.with_name(f"{path.name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     rows = metrics.csv_rows()
-    with open(path.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
+    with open(path.with_name(f"{path.name}.csv"), "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -189,4 +216,6 @@ def _mark_random(out: Console, run: Path) -> None:
     random = [expert.name for expert in experts_of(run) if expert.weights.startswith("random")]
     if random:
         names = ", ".join(random)
-        out.print(f"The features of {names} come from random weights: figures say nothing of real ones.", style="yellow")
+        out.print(
+            f"The features of {names} come from random weights: figures say nothing of real ones.", style="yellow"
+        )

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from feature_store import FeatureStore
 from train import TrainError
-from train.annotations import Split, keep_videos, read_split, some
+from train.annotations import Split, some
 from train.features import missing_videos
 from train.metrics import PROTOCOLS, Relevance, RetrievalMetrics, ScoreMatrix, evaluate_scores, fuse, score_blocks
-from train.recipe import Data
-from train.tasks.base import Embedding, Inputs, RetrievalTask, Texts, Videos
+
+if TYPE_CHECKING:  # which evaluate themselves
+    from train.recipe import Data
+    from train.tasks.base import Embedding, Inputs, RetrievalTask, Task, Texts, Videos
 
 BATCH = 128  # items encoded at a time
 VIDEO_BLOCK, TEXT_BLOCK = 128, 1024  # compared at a time
@@ -30,7 +33,7 @@ class Gallery:
     texts: Texts
 
 
-def open_split(data: Data, store: FeatureStore, name: str, any_expert: bool) -> Split:
+def open_split(task: type[Task], data: Data, store: FeatureStore, name: str) -> Split:
     """A split whose videos all have features: of any expert of the recipe, or of its first.
 
     Raises TrainError for an expert that the store lacks, and for videos without features, unless they are to be
@@ -39,9 +42,11 @@ def open_split(data: Data, store: FeatureStore, name: str, any_expert: bool) -> 
     absent = [expert for expert in data.experts if expert not in store]
     if absent:
         there = ", ".join(sorted(store.experts)) or "none"
-        raise TrainError(f"{store.path} lacks {some(absent)}; it has {there}. Extract it, or name others in data.experts")
-    split = read_split(Path(data.annotations), name)
-    needed = data.experts if any_expert else data.experts[:1]
+        raise TrainError(
+            f"{store.path} lacks {some(absent)}; it has {there}. Extract it, or name others in data.experts"
+        )
+    split = task.read_split(Path(data.annotations), name)
+    needed = data.experts if task.any_expert else data.experts[:1]
     missing = set(missing_videos(store, needed, split.videos))
     if not missing:
         return split
@@ -50,18 +55,16 @@ def open_split(data: Data, store: FeatureStore, name: str, any_expert: bool) -> 
     if data.missing == "error":
         strange = f"; of these {len(unknown)} are not in the store at all: {some(unknown)}" if unknown else ""
         raise TrainError(
-            f"{name}: {len(missing)} of {len(split.videos)} videos are {what}: {some(sorted(missing))}{strange}. Extract "
-            "them, or leave them out with --set data.missing=drop"
+            f"{name}: {len(missing)} of {len(split.videos)} videos are {what}: {some(sorted(missing))}{strange}. "
+            "Extract them, or leave them out with --set data.missing=drop"
         )
-    kept = keep_videos(split, (video not in missing for video in split.videos), what)
+    kept = split.keep((video not in missing for video in split.videos), what)
     if not kept.texts:
         raise TrainError(f"{name}: no caption is left, since no video that has one has features")
     return kept
 
 
-def open_gallery(
-    task: RetrievalTask, data: Data, store: FeatureStore, split: Split, device: torch.device | str
-) -> Gallery:
+def open_gallery(task: Task, data: Data, store: FeatureStore, split: Split, device: torch.device | str) -> Gallery:
     """The inputs of a split. Raises TrainError for features that are not finite."""
     folder = Path(data.annotations)
     videos = task.open_videos(store, split.videos, data.cache, device)
@@ -95,19 +98,19 @@ def score(task: RetrievalTask, gallery: Gallery, captions: Tensor) -> ScoreMatri
     return matrices[0] if len(matrices) == 1 else fuse(matrices[0], matrices[1], task.share)
 
 
-def encode_videos(task: RetrievalTask, videos: Videos, indices: Tensor) -> Embedding:
+def encode_videos(task: Task, videos: Videos, indices: Tensor) -> Embedding:
     """Embeddings of the videos of these indices."""
     return _encode(task, task.encode_video, lambda some: videos.batch(some, None), indices)
 
 
-def encode_texts(task: RetrievalTask, texts: Texts, indices: Tensor) -> Embedding:
+def encode_texts(task: Task, texts: Texts, indices: Tensor) -> Embedding:
     """Embeddings of the sentences of these indices."""
     return _encode(task, task.encode_text, texts.batch, indices)
 
 
 @torch.no_grad()
 def _encode(
-    task: RetrievalTask, encode: Callable[[Inputs], Embedding], batch: Callable[[Tensor], Inputs], indices: Tensor
+    task: Task, encode: Callable[[Inputs], Embedding], batch: Callable[[Tensor], Inputs], indices: Tensor
 ) -> Embedding:
     device = next(task.parameters()).device
     training = task.training

@@ -195,6 +195,26 @@ PROTOCOLS = {
 
 
 @dataclass(frozen=True)
+class FiguresRow:
+    """Figures of one kind of query, by the names that papers give them; `key` stands before these in a recipe."""
+
+    name: str
+    key: str
+    figures: dict[str, float]
+
+
+PAPER_NAMES = {
+    "R@1": "recall_1",
+    "R@5": "recall_5",
+    "R@10": "recall_10",
+    "R@50": "recall_50",
+    "MdR": "median_rank",
+    "MnR": "mean_rank",
+    "mAP": "mean_ap",
+}
+
+
+@dataclass(frozen=True)
 class DirectionMetrics:
     """Metrics over the queries of one direction; recalls and their geometric mean in percent, ranks from 1.
 
@@ -229,6 +249,31 @@ class RetrievalMetrics:
     def rsum(self) -> float:
         """The sum of recalls at 1, 5 and 10 of both directions, at most 600."""
         return sum(side.recall_1 + side.recall_5 + side.recall_10 for side in (self.t2v, self.v2t))
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is told by."""
+        return self.rsum
+
+    def figures(self) -> dict[str, float]:
+        """What is logged of each validation."""
+        names = ("recall_1", "recall_5", "recall_10", "median_rank")
+        sides = (("t2v", self.t2v), ("v2t", self.v2t))
+        shown = {f"{name}_{side}": float(getattr(values, name)) for side, values in sides for name in names}
+        return {**shown, "rsum": self.rsum}
+
+    def rows(self) -> list[FiguresRow]:
+        """Figures for people, a row for each direction."""
+        sides = (("text to video", "t2v ", self.t2v), ("video to text", "v2t ", self.v2t))
+        return [
+            FiguresRow(name, key, {column: getattr(side, field) for column, field in PAPER_NAMES.items()})
+            for name, key, side in sides
+        ]
+
+    def told(self) -> str:
+        """What was measured, in a line for people."""
+        gallery = f"{self.videos} videos, {self.texts} captions"
+        return f"{gallery}, protocol of {self.protocol}; rsum {self.rsum:.1f}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON has it."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from train import RecipeError
 from train.tasks import OPTIONS
 
 FOLDER = Path(__file__).parent / "recipes"
 _STRICT = ConfigDict(extra="forbid", frozen=True)
+_WORDS = {  # pydantic's kinds of errors
+    "extra_forbidden": "there is no such key",
+    "missing": "is missing",
+    "tuple_type": 'must be a list, such as ["s3d", "vggish"]',
+}
 
 
 class Data(BaseModel):
@@ -50,6 +55,14 @@ class Schedule(BaseModel):
     wait: PositiveInt = 3
 
 
+class Stage(BaseModel):
+    """A further stage of training, for systems that have them."""
+
+    model_config = _STRICT
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+
+
 class Training(BaseModel):
     """The loop. `select` says which epoch is the model: the best by rsum of validation, or the last.
 
@@ -61,6 +74,7 @@ class Training(BaseModel):
     epochs: PositiveInt
     batch: Annotated[int, Field(ge=2)]
     learning_rate: PositiveFloat
+    later_stages: tuple[Stage, ...] = ()  # each with a fresh optimiser; epochs and learning_rate are of the first
     schedule: Schedule = Schedule()
     clip_norm: PositiveFloat | None = None
     patience: PositiveInt | None = None
@@ -73,6 +87,17 @@ class Training(BaseModel):
     devices: PositiveInt = 1
     checkpoint_steps: PositiveInt | None = None  # also write one each so many steps, not only each epoch
     log_steps: PositiveInt = 10  # from one loss in the logs to the next
+
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """Every stage in order, the first among them."""
+        return (Stage(epochs=self.epochs, learning_rate=self.learning_rate), *self.later_stages)
+
+    @model_validator(mode="after")
+    def _steps_of_drawn_videos(self) -> Self:
+        if self.steps and self.draw == "captions":
+            raise ValueError('steps is for draw = "videos"; an epoch of captions ends when all have come')
+        return self
 
 
 class Recipe(BaseModel):
@@ -110,7 +135,7 @@ def parse_recipe(document: Any, where: str) -> Recipe:
         return Recipe.model_validate(document)
     except ValidationError as error:
         problems = (
-            f"{where}: {'.'.join(map(str, _place(each['loc'])))}: {each['msg']}"
+            f"{where}: {'.'.join(map(str, _place(each['loc'])))}: {_WORDS.get(each['type'], each['msg'])}"
             for each in error.errors(include_url=False, include_context=False, include_input=False)
         )
         raise RecipeError("\n".join(problems)) from None

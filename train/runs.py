@@ -1,10 +1,10 @@
 """A run on disk: what it follows, what it learnt, where it got to.
 
-    recipe.json              what it follows, all values written out
-    assets.json              what was read from the training captions: vocabularies and the like
-    experts.json             the features it was trained with: names, sizes, where their weights are from
-    checkpoints/last.ckpt    everything that going on needs; best.ckpt, the best epoch by validation
-    logs/metrics.csv         losses and validation metrics by step; the same for TensorBoard beside it
+recipe.json              what it follows, all values written out
+assets.json              what was read from the training captions: vocabularies and the like
+experts.json             the features it was trained with: names, sizes, where their weights are from
+checkpoints/last.ckpt    everything that going on needs; best.ckpt, the best epoch by validation
+logs/metrics.csv         losses and validation metrics by step; the same for TensorBoard beside it
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from feature_store import FeatureStore
+from feature_store import FeatureStore, StoreError
 from train import RecipeError, TrainError
 from train.annotations import Split
 from train.features import ExpertFacts, measure_scales
 from train.recipe import Recipe, parse_recipe
 from train.tasks import TASKS
-from train.tasks.base import SCALES, RetrievalTask
+from train.tasks.base import SCALES, Task
 
 RECIPE, ASSETS, EXPERTS = "recipe.json", "assets.json", "experts.json"
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 LOGS = Path("logs")
+
+
+def open_store(path: str, option: str) -> FeatureStore:
+    """The store at `path`. Raises TrainError, saying what `option` names another, if there is none."""
+    try:
+        return FeatureStore(path)
+    except StoreError as error:
+        raise TrainError(f"{error}; name another with {option}") from None
 
 
 def begin_run(run: Path, recipe: Recipe, store: FeatureStore, train: Split) -> None:
@@ -57,7 +65,7 @@ def open_recipe(run: Path) -> Recipe:
     return parse_recipe(_read(run / RECIPE), str(run / RECIPE))
 
 
-def open_task(run: Path, recipe: Recipe, store: FeatureStore) -> RetrievalTask:
+def open_task(run: Path, recipe: Recipe, store: FeatureStore) -> Task:
     """The system of a run, its parameters drawn with the run's seed.
 
     Raises TrainError if the store's features are not those that it was trained with.
@@ -87,14 +95,16 @@ def chosen_checkpoint(run: Path, recipe: Recipe) -> Path:
     return run / (BEST if recipe.training.select == "best" else LAST)
 
 
-def load_chosen(task: RetrievalTask, run: Path, recipe: Recipe) -> None:
+def load_chosen(task: Task, run: Path, recipe: Recipe) -> None:
     """Load the parameters of a run's model. Raises TrainError if there are none yet, or they are damaged."""
     path = chosen_checkpoint(run, recipe)
     if not path.exists():
         raise TrainError(f"{path}: is not there yet; `reelcache train {run} --resume` goes on with the run")
     try:
-        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        checkpoint: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint["state_dict"]
         task.load_state_dict({name.removeprefix("task."): tensor for name, tensor in state.items()})
+        task.enter_stage(checkpoint.get("stage", 1))
     except Exception as error:  # torch raises whatever a damaged file sets off
         raise TrainError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
 

@@ -19,10 +19,10 @@ from train.evaluation import encode_texts, encode_videos
 from train.features import missing_videos
 from train.metrics import score_blocks
 from train.recipe import Recipe
-from train.runs import chosen_checkpoint, load_chosen, open_recipe, open_task
+from train.runs import chosen_checkpoint, load_chosen, open_recipe, open_store, open_task
 from train.tasks.base import Embedding, RetrievalTask
 
-INDEX, IDS = "videos.safetensors", "videos.json"
+INDEX = "videos.safetensors"
 SENTENCES = 1000  # of the training captions that scores are brought to 0..1 by
 
 
@@ -54,7 +54,8 @@ class Index:
         scores = columns[0] if len(columns) == 1 else self.task.share * columns[0] + (1 - self.task.share) * columns[1]
         best = scores.topk(min(top, len(scores)))
         return [
-            Hit(self.videos[place], float(score)) for score, place in zip(best.values, best.indices.tolist(), strict=True)
+            Hit(self.videos[place], float(score))
+            for score, place in zip(best.values, best.indices.tolist(), strict=True)
         ]
 
 
@@ -65,8 +66,10 @@ def open_index(run: Path, store_path: str | None = None) -> Index:
     the run's folder. Raises TrainError if the run has no model yet, or the store's features are of another kind.
     """
     recipe = open_recipe(run)
-    store = FeatureStore(store_path or recipe.data.store)
+    store = open_store(store_path or recipe.data.store, "--store PATH")
     task = open_task(run, recipe, store)
+    if not isinstance(task, RetrievalTask):
+        raise TrainError(f"{run}: {recipe.model.system} finds moments, not videos")
     load_chosen(task, run, recipe)
     task.eval()
     needed = recipe.data.experts if task.any_expert else recipe.data.experts[:1]
@@ -75,10 +78,11 @@ def open_index(run: Path, store_path: str | None = None) -> Index:
     ids = [video for video in ids if video not in lacking]
     if not ids:
         raise TrainError(f"{store.path}: has no video with rows of {' or '.join(needed)}")
-    return _read_index(task, run, recipe, ids) or _make_index(task, run, recipe, store, ids)
+    key = _key(run, recipe, store, ids)
+    return _read_index(task, run, key, ids) or _make_index(task, run, recipe, store, key, ids)
 
 
-def _make_index(task: RetrievalTask, run: Path, recipe: Recipe, store: FeatureStore, ids: list[str]) -> Index:
+def _make_index(task: RetrievalTask, run: Path, recipe: Recipe, store: FeatureStore, key: str, ids: list[str]) -> Index:
     embeddings = encode_videos(task, task.open_videos(store, ids, "none", "cpu"), torch.arange(len(ids)))
     texts = read_split(Path(recipe.data.annotations), recipe.data.train).texts[:SENTENCES]
     known = encode_texts(task, task.read_texts(texts, None), torch.arange(len(texts)))
@@ -86,12 +90,12 @@ def _make_index(task: RetrievalTask, run: Path, recipe: Recipe, store: FeatureSt
     limits = torch.stack([torch.stack(matrix.limits()) for matrix in matrices])
     tensors = {str(place): tensor.contiguous() for place, tensor in enumerate(embeddings)}
     part = run / f"{INDEX}.{os.getpid()}.part"
-    save_file({**tensors, "limits": limits}, part, {"key": _key(run, recipe, ids)})
+    save_file({**tensors, "limits": limits}, part, {"key": key})
     os.replace(part, run / INDEX)
     return Index(task, tuple(ids), embeddings, limits)
 
 
-def _read_index(task: RetrievalTask, run: Path, recipe: Recipe, ids: list[str]) -> Index | None:
+def _read_index(task: RetrievalTask, run: Path, key: str, ids: list[str]) -> Index | None:
     """What was made before, if it is of this model and these videos."""
     from safetensors import SafetensorError, safe_open
 
@@ -100,7 +104,7 @@ def _read_index(task: RetrievalTask, run: Path, recipe: Recipe, ids: list[str]) 
         return None
     try:
         with safe_open(path, "pt") as file:
-            if file.metadata() != {"key": _key(run, recipe, ids)}:
+            if file.metadata() != {"key": key}:
                 return None
         tensors = load_file(path)
     except SafetensorError:
@@ -109,7 +113,9 @@ def _read_index(task: RetrievalTask, run: Path, recipe: Recipe, ids: list[str]) 
     return Index(task, tuple(ids), tuple(tensors[str(place)] for place in range(len(tensors))), limits)
 
 
-def _key(run: Path, recipe: Recipe, ids: list[str]) -> str:
+def _key(run: Path, recipe: Recipe, store: FeatureStore, ids: list[str]) -> str:
+    """What embeddings follow from: the model, the features and the videos."""
     with open(chosen_checkpoint(run, recipe), "rb") as file:
         model = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps([model, ids]).encode()).hexdigest()
+    shards = [repr(record) for expert in recipe.data.experts for record in store[expert].shards()]
+    return hashlib.sha256(json.dumps([model, shards, ids]).encode()).hexdigest()

@@ -6,26 +6,23 @@ from pathlib import Path
 
 import torch
 
-from feature_store import FeatureStore
-from train.evaluation import evaluate, open_gallery, open_split
-from train.metrics import RetrievalMetrics
+from train.evaluation import open_gallery, open_split
 from train.recipe import Recipe
-from train.runs import load_chosen, open_recipe, open_task
+from train.runs import load_chosen, open_recipe, open_store, open_task
+from train.tasks.base import Metrics
 
 
-def evaluate_run(
-    run: Path, split: str | None = None, store_path: str | None = None
-) -> tuple[Recipe, str, RetrievalMetrics]:
+def evaluate_run(run: Path, split: str | None = None, store_path: str | None = None) -> tuple[Recipe, str, Metrics]:
     """Metrics of a run's model on a split, by default the recipe's test split.
 
     Raises TrainError if the run has no model yet, the split is not there, or the store's features are of another kind.
     """
     recipe = open_recipe(run)
     name = split or recipe.data.test
-    store = FeatureStore(store_path or recipe.data.store)
+    store = open_store(store_path or recipe.data.store, "--store PATH")
     task = open_task(run, recipe, store)
-    chosen = open_split(recipe.data, store, name, task.any_expert)
+    chosen = open_split(type(task), recipe.data, store, name)
     load_chosen(task, run, recipe)
     device = "cuda" if torch.cuda.is_available() and recipe.training.accelerator != "cpu" else "cpu"
     task.to(device)
-    return recipe, name, evaluate(task, open_gallery(task, recipe.data, store, chosen, device))
+    return recipe, name, task.measure(open_gallery(task, recipe.data, store, chosen, device))

@@ -6,7 +6,6 @@ validation metrics so far. So a run that was killed and goes on ends as one that
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import sys
@@ -17,20 +16,19 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from feature_store import FeatureStore
 from train import RecipeError
 from train.batches import PairBatch, PairBatches, step_seed
-from train.evaluation import Gallery, evaluate, open_gallery, open_split
-from train.recipe import Recipe, Schedule, Training
-from train.runs import BEST, LAST, LOGS, begin_run, open_task
+from train.distributed import of_all_ranks, share_batch_norms
+from train.evaluation import Gallery, open_gallery, open_split
+from train.recipe import Recipe, Schedule, Stage, Training
+from train.run_log import MetricsTable
+from train.runs import BEST, LAST, LOGS, begin_run, open_store, open_task
 from train.tasks import TASKS
-from train.tasks.base import RetrievalTask
-
-RSUM = "val/rsum"
+from train.tasks.base import Task
 
 
 def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
@@ -40,18 +38,21 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
     the recipe asks that the store or the annotations do not have.
     """
     _quiet()
-    store, data, options = FeatureStore(recipe.data.store), recipe.data, recipe.training
-    if options.select == "best" and not data.val:
-        raise RecipeError('training.select is "best", but data.val names no split to tell by; select = "last"')
-    any_expert = TASKS[recipe.model.system].any_expert
-    split = open_split(data, store, data.train, any_expert)
-    val = open_split(data, store, data.val, any_expert) if data.val else None
+    data, options = recipe.data, recipe.training
+    if not data.val and (options.select == "best" or options.patience):
+        raise RecipeError('data.val names no split to tell the best epoch by: take select = "last" and no patience')
+    store = open_store(data.store, "--set data.store=PATH")
+    system = TASKS[recipe.model.system]
+    split = open_split(system, data, store, data.train)
+    val = open_split(system, data, store, data.val) if data.val else None
     if not (resume or int(os.environ.get("LOCAL_RANK", "0"))):  # further ranks find what the first one made
         begin_run(run, recipe, store, split)
     task = open_task(run, recipe, store)
     last = run / LAST if resume and (run / LAST).exists() else None
     if last is None:
         task.start()
+    if options.devices > 1:
+        share_batch_norms(task)
 
     module = RetrievalModule(task, options)
     trainer = _trainer(recipe, run, resume)
@@ -80,59 +81,64 @@ class RetrievalModule(LightningModule):
     batches: PairBatches
     validation: Gallery | None = None
 
-    def __init__(self, task: RetrievalTask, options: Training) -> None:
+    def __init__(self, task: Task, options: Training) -> None:
         super().__init__()
         self.task, self.options = task, options
-        self.rsums: list[float] = []  # of each epoch that was validated
+        self.stage = 0  # of training, from 1 on
+        self.validated: list[float] = []  # of each epoch that was validated
 
     def on_train_start(self) -> None:
         self.batches.step = self.global_step  # of a run that goes on, where it was left
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
         torch.manual_seed(step_seed(self.options.seed, self.global_step, self.global_rank))
-        rate = learning_rate(self.options.learning_rate, self.options.schedule, self.current_epoch, self.rsums)
-        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+        optimiser: Any = self.optimizers()
+        stage, first_epoch = stage_of(self.options.all_stages, self.current_epoch)
+        if stage != self.stage:
+            self.stage = stage
+            self.task.enter_stage(stage)
+            if (self.current_epoch, batch_idx) == (first_epoch, 0):
+                optimiser.state.clear()
+        base = self.options.all_stages[stage - 1].learning_rate
+        rate = learning_rate(base, self.options.schedule, self.current_epoch, self.validated)
+        for group in optimiser.param_groups:
             group["lr"] = rate
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         video, text = self.task.encode_video(batch.video), self.task.encode_text(batch.text)
-        losses = self.task.loss(self._of_all(video), self._of_all(text), self._of_all(batch.labels))
+        pairs = (video, text, batch.labels)
+        losses = self.task.loss(*(map(of_all_ranks, pairs) if self.task.compares_pairs else pairs))
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, prog_bar=True)
         return losses["loss"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The whole split at once; every rank comes to the same."""
         assert self.validation is not None
-        metrics = evaluate(self.task, self.validation)
-        sides = (("t2v", metrics.t2v), ("v2t", metrics.v2t))
-        shown = {
-            f"val/{name}_{side}": float(getattr(values, name))
-            for side, values in sides
-            for name in ("recall_1", "recall_5", "recall_10", "median_rank")
-        }
-        self.log_dict({**shown, RSUM: metrics.rsum}, batch_size=1)
-        if not self.trainer.sanity_checking:
-            self.rsums.append(metrics.rsum)
+        metrics = self.task.measure(self.validation)
+        self.log_dict({f"val/{name}": value for name, value in metrics.figures().items()}, batch_size=1)
+        self.validated.append(self.trainer.strategy.broadcast(metrics.score))  # ranks must agree to the last bit
 
     def val_dataloader(self) -> Sequence[int]:
         return [0] if self.validation else []  # one step, which takes all
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, lr=self.options.learning_rate)
+        return torch.optim.Adam(self.parameters(), lr=self.options.learning_rate)  # what is frozen has no gradients
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rsums"] = self.rsums
+        checkpoint["validated"], checkpoint["stage"] = self.validated, self.stage
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.rsums = list(checkpoint["rsums"])
+        self.validated = list(checkpoint["validated"])
 
-    def _of_all(self, tensors: tuple[Any, ...]) -> Any:
-        """The tensors of all ranks one after the other, with their gradients."""
-        if self.trainer.world_size == 1:
-            return tensors
-        gathered = [torch.flatten(self.all_gather(tensor, sync_grads=True), 0, 1) for tensor in tensors]
-        return type(tensors)(*gathered) if hasattr(tensors, "_fields") else tuple(gathered)
+
+def stage_of(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:
+    """Which stage, from 1 on, an epoch is in, and the first epoch of that stage. What is beyond is in the last."""
+    first = 0
+    for number, stage in enumerate(stages[:-1], 1):
+        if epoch < first + stage.epochs:
+            return number, first
+        first += stage.epochs
+    return len(stages), first
 
 
 def learning_rate(base: float, schedule: Schedule, epoch: int, rsums: Sequence[float]) -> float:
@@ -151,15 +157,28 @@ def learning_rate(base: float, schedule: Schedule, epoch: int, rsums: Sequence[f
     return base * schedule.decay**epoch * schedule.halve**cuts
 
 
-class KeepLast(Checkpoint):
-    """Writes last.ckpt at the end of each epoch, and each so many steps: what going on needs."""
+class KeepCheckpoints(Checkpoint):
+    """Writes last.ckpt, what going on needs, each epoch and each so many steps, and best.ckpt; ends runs by patience.
 
-    def __init__(self, path: Path, steps: int | None) -> None:
-        self._path, self._steps = path, steps
+    What is best follows from the module's `validated` alone, wherever the run's folder lies when it goes on.
+    """
+
+    def __init__(self, run: Path, options: Training) -> None:
+        self._last, self._best = run / LAST, run / BEST
+        self._steps, self._patience = options.checkpoint_steps, options.patience
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        trainer.should_stop = self._out_of_patience(module.validated)  # a run that has ended stays so
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._steps and trainer.global_step % self._steps == 0:
+        # Not after an epoch's last step: a run that went on from there would not validate that epoch.
+        if self._steps and trainer.global_step % self._steps == 0 and batch_idx + 1 < len(module.batches):
             self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        if module.validated[-1] > max(module.validated[:-1], default=float("-inf")):
+            trainer.save_checkpoint(self._best, weights_only=True)
+        trainer.should_stop = self._out_of_patience(module.validated)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         self._save(trainer)
@@ -167,29 +186,26 @@ class KeepLast(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()
-        trainer.save_checkpoint(self._path)
+        trainer.save_checkpoint(self._last)
+
+    def _out_of_patience(self, rsums: Sequence[float]) -> bool:
+        if self._patience is None or not rsums:
+            return False
+        return len(rsums) - 1 - rsums.index(max(rsums)) > self._patience
 
 
 def _trainer(recipe: Recipe, run: Path, resume: bool) -> Trainer:
     options = recipe.training
-    callbacks: list[Callback] = [KeepLast(run / LAST, options.checkpoint_steps)]
-    if recipe.data.val:
-        best = run / BEST
-        callbacks.append(
-            ModelCheckpoint(best.parent, best.stem, RSUM, mode="max", save_weights_only=True, enable_version_counter=False)
-        )
-        if options.patience:
-            callbacks.append(EarlyStopping(RSUM, patience=options.patience + 1, mode="max"))
+    callbacks: list[Callback] = [KeepCheckpoints(run, options)]
     if sys.stdout.isatty():
         callbacks.append(RichProgressBar())
-    step = _resumed_step(run) if resume else None
+    step = _resumed_step(run) if resume else 0
     return Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         strategy="ddp" if options.devices > 1 else "auto",
-        sync_batchnorm=options.devices > 1,
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}[options.precision],  # type: ignore[arg-type]
-        max_epochs=options.epochs,
+        max_epochs=sum(stage.epochs for stage in options.all_stages),
         gradient_clip_val=options.clip_norm,
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_steps,
@@ -201,20 +217,10 @@ def _trainer(recipe: Recipe, run: Path, resume: bool) -> Trainer:
     )
 
 
-def _loggers(run: Path, resumed_step: int | None) -> list[Any]:
-    """CSV and TensorBoard; of what they hold from before, what came after the checkpoint goes."""
-    kept = _rows_before(run / LOGS / "metrics.csv", resumed_step)
-    table = CSVLogger(run, name=LOGS.name, version="")
-    table.experiment.metrics.extend(kept)
-    table.save()
-    return [table, TensorBoardLogger(run, name=LOGS.name, version="", purge_step=resumed_step)]
-
-
-def _rows_before(path: Path, step: int | None) -> list[dict[str, Any]]:
-    if step is None or not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if int(row["step"]) < step]
+def _loggers(run: Path, step: int) -> list[Any]:
+    """A table and TensorBoard; of what they hold from before, what came after the checkpoint's step goes."""
+    table = MetricsTable(run / LOGS / "metrics.csv", step)
+    return [table, TensorBoardLogger(run, name=LOGS.name, version="", purge_step=step)]
 
 
 def _resumed_step(run: Path) -> int:
@@ -226,5 +232,6 @@ def _resumed_step(run: Path) -> int:
 
 def _quiet() -> None:
     """Lightning speaks of its own affairs."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")

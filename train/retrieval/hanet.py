@@ -6,7 +6,7 @@ video point at (local). Concepts, frequent verbs and nouns, are compared as well
 
 * nothing leads to the root of the graph, so that the caption as a whole leaves it only normalised;
 * verb clips are means of five frames if that works for all the ten verbs of a video, else single frames;
-* the scores of training leave the concepts out, those of the test count them half.
+* the scores of training leave the concepts out, those of the test count them half (train.retrieval.hanet_scores).
 
 In the official code padding takes part: frames beyond the end enter the gates, the convolution over verbs and, in
 training, the statistics of batch normalisation, as do words. Here they do not, unless `compat` asks for it.
@@ -14,23 +14,19 @@ training, the statistics of batch normalisation, as do words. Here they do not, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, normalize, relu
+from torch.nn.functional import relu
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from train.losses import triplet_loss
-from train.retrieval.hybrid_space import jaccard
+from train.official import take_official
 
 REACH = 2  # frames on either side of a verb's best that its clip takes
 NOUN_FRAMES = 3  # that a noun's clip is the mean of
-SHARPNESS = 4.0  # of attention over frames
-CONCEPT_WEIGHT, LABEL_WEIGHT = 0.1, 0.01  # in the loss: of the scores of concepts, and of how well they are told
-BETWEEN = 2**21  # numbers that a comparison holds at once, about what fits the cache of a CPU
 
 
 @dataclass(frozen=True)
@@ -85,37 +81,6 @@ class HANetText(NamedTuple):
     has_noun: Tensor  # (B, nouns)
     verb_concepts: Tensor  # (B, verb_concepts), from 0 to 1
     noun_concepts: Tensor  # (B, noun_concepts)
-
-
-class HANetScores(NamedTuple):
-    """Similarities, each (videos, captions)."""
-
-    event: Tensor
-    local_verb: Tensor
-    local_noun: Tensor
-    individual_verb: Tensor
-    individual_noun: Tensor
-    concept_verb: Tensor
-    concept_noun: Tensor
-
-    def alignment(self) -> Tensor:
-        """The mean of all but those of concepts."""
-        return torch.stack(self[:5]).mean(dim=0)
-
-    def concept(self) -> Tensor:
-        return torch.stack(self[5:]).mean(dim=0)
-
-
-class HANetLoss(NamedTuple):
-    """The loss, and its parts before they are weighted."""
-
-    total: Tensor
-    alignment: Tensor
-    concept: Tensor
-    video_verb: Tensor
-    video_noun: Tensor
-    text_verb: Tensor
-    text_noun: Tensor
 
 
 class AttentionPool(nn.Module):
@@ -266,7 +231,7 @@ class TextEncoder(nn.Module):
 
 
 class HANet(nn.Module):
-    """Embeds videos and captions at all levels, and compares them."""
+    """Embeds videos and captions at all levels."""
 
     OFFICIAL: tuple[tuple[str, str], ...] = (
         ("video.event.", "video_encoder.level_embeds.0."),
@@ -328,11 +293,6 @@ class HANet(nn.Module):
         """
         return self.text(tokens, lengths, torch.cat([verb_spans, noun_spans], dim=1), roles, edges)
 
-    def similarity(self, video: HANetVideo, text: HANetText) -> Tensor:
-        """(videos, captions): the score of the test, half of alignment and half of concepts."""
-        scores = hanet_scores(video, text)
-        return (scores.alignment() + scores.concept()) / 2
-
     @classmethod
     def official_name(cls, name: str) -> str:
         """What the official code calls a parameter of ours."""
@@ -345,25 +305,13 @@ class HANet(nn.Module):
 
         Raises ValueError if names or sizes are not those of HANet.
         """
-        given = {name: tensor for name, tensor in state.items() if not cls._is_left_out(name)}
-        with torch.device("meta"):  # no memory: only the names count
-            names = {cls.official_name(name) for name in cls(HANetConfig(video_dim=1, words=1)).state_dict()}
-        names = {name for name in names if not cls._is_left_out(name)}
-        if given.keys() != names:
-            missing, unexpected = sorted(names - given.keys()), sorted(given.keys() - names)
-            raise ValueError(f"not an official HANet model: missing {_few(missing)}; unexpected {_few(unexpected)}")
-        model = cls(_official_config(given), compat)
-        own = model.state_dict()
-        taken = {name: given.get(cls.official_name(name), tensor) for name, tensor in own.items()}
-        wrong = [cls.official_name(name) for name, tensor in own.items() if taken[name].shape != tensor.shape]
-        if wrong:
-            raise ValueError(f"not an official HANet model: sizes that do not fit the others: {_few(wrong)}")
-        model.load_state_dict(taken)
+        model = cls(config_of_official(state), compat)
+        model.load_official(state)
         return model
 
-    @classmethod
-    def _is_left_out(cls, name: str) -> bool:
-        return name.startswith(cls.LEFT_OUT) or name.endswith("num_batches_tracked")
+    def load_official(self, state: Mapping[str, Tensor]) -> None:
+        """Take the parameters of an official model. Raises ValueError if names or sizes do not fit."""
+        take_official(self, state, lambda name: [self.official_name(name)], self.LEFT_OUT)
 
 
 def strongest_mean(applies: Tensor, lengths: Tensor) -> Tensor:
@@ -402,102 +350,6 @@ def max_phrases(states: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(maxima, dim=1).masked_fill(~present[..., None], 0), present
 
 
-def hanet_scores(video: HANetVideo, text: HANetText) -> HANetScores:
-    """The seven similarities of all videos with all captions, in float32 also under autocast."""
-    with torch.autocast(video.event.device.type, enabled=False):
-        video, text = HANetVideo(*map(_float32, video)), HANetText(*map(_float32, text))
-        return HANetScores(
-            event=normalize(video.event, dim=1) @ normalize(text.event, dim=1).T,
-            local_verb=phrase_scores(video.verb_clips, None, text.verb_nodes, text.has_verb),
-            local_noun=phrase_scores(video.noun_clips, None, text.noun_nodes, text.has_noun),
-            individual_verb=phrase_scores(video.actions, video.valid, text.verb_phrases, text.has_verb),
-            individual_noun=phrase_scores(video.entities, video.valid, text.noun_phrases, text.has_noun),
-            concept_verb=concept_scores(video.verb_concepts, text.verb_concepts),
-            concept_noun=concept_scores(video.noun_concepts, text.noun_concepts),
-        )
-
-
-def concept_scores(video: Tensor, text: Tensor) -> Tensor:
-    """Jaccard similarity of concepts (V, C) and (T, C) -> (V, T)."""
-    return _in_blocks(lambda some: jaccard(some, text), text.numel(), video)
-
-
-def phrase_scores(frames: Tensor, valid: Tensor | None, phrases: Tensor, present: Tensor) -> Tensor:
-    """How well videos show the phrases of captions (SCAN, Lee et al. 2018): (videos, captions).
-
-    Args:
-        frames: (V, F, dim).
-        valid: (V, F), false where padded; None if nothing is.
-        phrases: (T, K, dim).
-        present: (T, K). A caption without phrases scores 0.
-    """
-    units = normalize(phrases, dim=2).flatten(0, 1)  # (T K, dim)
-    valid = torch.ones_like(frames[..., 0], dtype=torch.bool) if valid is None else valid
-    each = frames.shape[1] * len(units)
-    cosines = _in_blocks(lambda some, seen: _attended_cosines(some, seen, units), each, frames, valid)
-    cosines = cosines.unflatten(1, present.shape).masked_fill(~present, 0)  # (V, T, K)
-    return cosines.sum(dim=2) / present.sum(dim=1).clamp(min=1)
-
-
-def _attended_cosines(frames: Tensor, valid: Tensor, units: Tensor) -> Tensor:
-    """The cosine of each phrase (P, dim), of length one, and the mean of frames weighted for it: (V, P).
-
-    The means are never formed: their products and lengths follow from those of the frames.
-    """
-    outside = ~valid[..., None]
-    products = frames @ units.T  # (V, F, P)
-    cosines = relu(products / frames.norm(dim=2, keepdim=True).clamp(min=1e-12)).masked_fill(outside, 0)
-    weights = (SHARPNESS * normalize(cosines, dim=1)).masked_fill(outside, -torch.inf).softmax(dim=1)
-    squared = (weights * (frames @ frames.transpose(1, 2) @ weights)).sum(dim=1)  # length of the mean
-    return (weights * products).sum(dim=1) / squared.clamp(min=torch.finfo(squared.dtype).tiny).sqrt()
-
-
-def hanet_loss(
-    video: HANetVideo,
-    text: HANetText,
-    verb_labels: Tensor,
-    noun_labels: Tensor,
-    verb_mask: Tensor,
-    noun_mask: Tensor,
-    margin: float = 0.2,
-) -> HANetLoss:
-    """The loss of a batch of pairs.
-
-    `verb_labels` (B, verb_concepts) says which concepts the caption has, 0 or 1; where `verb_mask` is 0 it does not
-    count, that is where only other captions of the video have the concept. Nouns likewise.
-    """
-    scores = hanet_scores(video, text)
-    ranking = [triplet_loss(one, margin, mean=True) for one in (scores.alignment(), scores.concept())]
-    labels = [
-        _masked_cross_entropy(predicted, truth, mask)
-        for side in (video, text)
-        for predicted, truth, mask in (
-            (side.verb_concepts, verb_labels, verb_mask),
-            (side.noun_concepts, noun_labels, noun_mask),
-        )
-    ]
-    total = ranking[0] + CONCEPT_WEIGHT * ranking[1] + LABEL_WEIGHT * torch.stack(labels).sum()
-    return HANetLoss(total, *ranking, *labels)
-
-
-def _masked_cross_entropy(predicted: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """The mean over what counts of each row, then over rows."""
-    with torch.autocast(predicted.device.type, enabled=False):  # which refuses probabilities
-        terms = binary_cross_entropy(_float32(predicted), labels, reduction="none") * mask
-    return (terms.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
-
-
-def _in_blocks(compare: Callable[..., Tensor], each: int, *videos: Tensor) -> Tensor:
-    """What `compare` gives for as many videos at a time as BETWEEN allows, if one takes `each` numbers."""
-    block = max(1, BETWEEN // max(1, each))
-    return torch.cat([compare(*some) for some in zip(*(one.split(block) for one in videos), strict=True)])
-
-
-def _float32(tensor: Tensor) -> Tensor:
-    """Masks stay masks."""
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
 def _up_to(lengths: Tensor, longest: int) -> Tensor:
     """(B, longest), true up to each length."""
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
@@ -514,25 +366,26 @@ def _means(chosen: Tensor, frames: Tensor) -> Tensor:
     return chosen.to(frames.dtype) @ frames / chosen.sum(dim=2, keepdim=True)
 
 
-def _official_config(state: Mapping[str, Tensor]) -> HANetConfig:
-    """Sizes as the official parameters have them; those of graphs and clips are in no parameter."""
-    dim, video_dim = state["video_encoder.level_embeds.0.weight"].shape
-    words, word_dim = state["text_encoder.embedding.we.weight"].shape
-    verb_weight = state["video_encoder.classifier_verb.0.weight"]  # (concepts, dim, kernel)
-    return HANetConfig(
-        video_dim=video_dim,
-        words=words,
-        word_dim=word_dim,
-        dim=dim,
-        roles=len(state["text_encoder.role_embedding.weight"]),
-        verb_concepts=len(verb_weight),
-        noun_concepts=len(state["video_encoder.classifier_noun.0.weight"]),
-        verb_kernel=verb_weight.shape[2],
-        graph_width=len(state["text_encoder.gcn.layers.0.edge_attn_query.weight"]),
-        gate_reduction=dim // len(state["video_encoder.seblock1.fc.0.weight"]),
-    )
+def config_of_official(state: Mapping[str, Tensor]) -> HANetConfig:
+    """The sizes of an official model; those of graphs and clips are in no parameter.
 
-
-def _few(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "none") + rest
+    Raises ValueError, naming what is missing, if it is not one.
+    """
+    try:
+        dim, video_dim = state["video_encoder.level_embeds.0.weight"].shape
+        words, word_dim = state["text_encoder.embedding.we.weight"].shape
+        verb_weight = state["video_encoder.classifier_verb.0.weight"]  # (concepts, dim, kernel)
+        return HANetConfig(
+            video_dim=video_dim,
+            words=words,
+            word_dim=word_dim,
+            dim=dim,
+            roles=len(state["text_encoder.role_embedding.weight"]),
+            verb_concepts=len(verb_weight),
+            noun_concepts=len(state["video_encoder.classifier_noun.0.weight"]),
+            verb_kernel=verb_weight.shape[2],
+            graph_width=len(state["text_encoder.gcn.layers.0.edge_attn_query.weight"]),
+            gate_reduction=dim // len(state["video_encoder.seblock1.fc.0.weight"]),
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"not an official HANet model: {error} is missing or of another shape") from None

@@ -1,19 +1,21 @@
-"""What training, evaluation and search need of a retrieval system."""
+"""What training, evaluation and search need of a system."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, nn
 
 from feature_store import FeatureStore
-from train.annotations import Split
+from train.annotations import Split, read_split
+from train.evaluation import Gallery, evaluate
 from train.features import Cache, ExpertFacts
+from train.metrics import FiguresRow, RetrievalMetrics
 
 Inputs = tuple[Any, ...]  # tensors, or tuples of tensors
 Embedding = tuple[Tensor, ...]  # the first dimension of each counts the items
@@ -56,18 +58,50 @@ class NoLabels:
         return ()
 
 
-class RetrievalTask(nn.Module, ABC):
+class Metrics(Protocol):
+    """What a system is measured by."""
+
+    @property
+    def protocol(self) -> str:
+        """Whose rules it was measured by."""
+
+    @property
+    def score(self) -> float:
+        """What the best epoch is told by; the greater, the better."""
+
+    def figures(self) -> dict[str, float]:
+        """What is logged of each validation."""
+
+    def rows(self) -> list[FiguresRow]:
+        """Figures for people, the same columns in each row."""
+
+    def told(self) -> str:
+        """What was measured, in a line for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON has it."""
+
+    def csv_rows(self) -> list[dict[str, str | float]]:
+        """Everything, as rows of a table."""
+
+
+class Task(nn.Module, ABC):
     """A system with what it reads from videos and sentences, and what it minimises.
 
     `assets` are what it learnt of the training captions before training: vocabularies and the like, as plain data.
     """
 
-    protocol: ClassVar[str]  # of train.metrics.PROTOCOLS
-    share: ClassVar[float] = 1.0
-    """How much the first of two similarities counts, both brought to 0..1 over the whole gallery."""
+    protocol: ClassVar[str]
+    compares_pairs: ClassVar[bool] = False
+    """Whether pairs of a batch are held against each other, so that a loss needs those of all ranks."""
     any_expert: ClassVar[bool] = False
     """Whether a video is of use that has rows of any expert; else it must have rows of the first."""
     assets: Assets
+
+    @classmethod
+    def read_split(cls, folder: Path, name: str) -> Split:
+        """A split of the annotations; raises as `train.annotations.read_split` does."""
+        return read_split(folder, name)
 
     @classmethod
     @abstractmethod
@@ -76,7 +110,7 @@ class RetrievalTask(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, options: Any, experts: Mapping[str, ExpertFacts], assets: Assets) -> RetrievalTask:
+    def build(cls, options: Any, experts: Mapping[str, ExpertFacts], assets: Assets) -> Self:
         """The system, its parameters drawn at random."""
 
     def start(self) -> None:  # noqa: B027  (most systems have nothing to take)
@@ -108,6 +142,24 @@ class RetrievalTask(nn.Module, ABC):
     def loss(self, video: Embedding, text: Embedding, labels: Inputs) -> dict[str, Tensor]:
         """{"loss": what is minimised, further parts to log}, of B pairs."""
 
+    def enter_stage(self, stage: int) -> None:  # noqa: B027  (most systems have one stage)
+        """Begin a stage of training, counted from 1."""
+
+    @abstractmethod
+    def measure(self, gallery: Gallery) -> Metrics:
+        """How good it is on a split."""
+
+
+class RetrievalTask(Task):
+    """A system that compares videos with sentences; `protocol` is one of train.metrics.PROTOCOLS."""
+
+    compares_pairs: ClassVar[bool] = True
+    share: ClassVar[float] = 1.0
+    """How much the first of two similarities counts, both brought to 0..1 over the whole gallery."""
+
     @abstractmethod
     def similarities(self) -> tuple[Similarity, ...]:
         """How videos and sentences compare: one way, or two that `share` weighs."""
+
+    def measure(self, gallery: Gallery) -> RetrievalMetrics:
+        return evaluate(self, gallery)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -104,18 +103,21 @@ class EncodersTask(RetrievalTask):
         if not self.options.word_vectors:
             return
         words = [*SPECIALS, *self.assets["words"]]
-        vectors = read_vectors(Path(self.options.word_vectors), words)
+        vectors = read_vectors(Path(self.options.word_vectors), words, self.options.word_dim)
         weight = self.model.embedding.weight
         with torch.no_grad():
             torch.nn.init.uniform_(weight, -1, 1)
             for row, word in enumerate(words):
                 if word in vectors:
-                    weight[row] = torch.from_numpy(np.asarray(vectors[word], np.float32))
+                    weight[row] = torch.from_numpy(vectors[word])
 
     def open_videos(
         self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
     ) -> Frames:
-        return Frames(open_rows(store, self.experts, videos, "mean", cache, device, self.assets.get(SCALES)), self.config.max_frames)
+        return Frames(
+            open_rows(store, self.experts, videos, "mean", cache, device, self.assets.get(SCALES)),
+            self.config.max_frames,
+        )
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Sentences:
         return Sentences(texts, self.assets["words"])

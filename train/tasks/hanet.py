@@ -12,7 +12,8 @@ from torch import Generator, Tensor, nn
 from feature_store import FeatureStore
 from train.annotations import Split
 from train.features import Cache, ExpertFacts, VideoRows, open_rows, spread_rows
-from train.retrieval.hanet import HANet, HANetConfig, HANetText, HANetVideo, hanet_loss
+from train.retrieval.hanet import HANet, HANetConfig, HANetText, HANetVideo
+from train.retrieval.hanet_scores import hanet_loss, hanet_scores
 from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text import role_rules
 from train.text.concepts import CaptionConcepts, frequent_lemmas, is_noun, is_verb
@@ -131,7 +132,7 @@ class HANetTask(RetrievalTask):
         if not self.options.word_vectors:
             return
         words = [*SPECIALS, *self.assets["words"]]
-        vectors = read_vectors(Path(self.options.word_vectors), words)
+        vectors = read_vectors(Path(self.options.word_vectors), words, self.options.word_dim)
         with torch.no_grad():
             for row, word in enumerate(words):
                 if word in vectors:
@@ -191,4 +192,4 @@ class HANetTask(RetrievalTask):
         return (self._similarity,)
 
     def _similarity(self, video: Embedding, text: Embedding) -> Tensor:
-        return self.model.similarity(HANetVideo(*video), HANetText(*text))
+        return hanet_scores(HANetVideo(*video), HANetText(*text)).ranking()

@@ -25,7 +25,7 @@ UNTIMED = ("face", "ocr", "speech")  # kinds whose features the published model 
 
 
 class MMTOptions(Options):
-    """Sizes are those of `MMTConfig`. `max_rows` are the features an expert and video, `window` (seconds) a position."""
+    """Sizes are those of `MMTConfig`. `max_rows` are the features an expert and video, `window` seconds a position."""
 
     system: Literal["mmt"]
     bert: str = "bert-base-cased"  # a folder, a name on the Hugging Face hub, or "random"

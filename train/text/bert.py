@@ -38,7 +38,10 @@ def describe(source: str, texts: Sequence[str]) -> dict[str, Any]:
     from transformers import BertConfig
 
     config = BertConfig.from_pretrained(str(_file(source, "config.json")))
-    vocabulary = _file(source, "vocab.txt").read_text(encoding="utf-8").splitlines()
+    vocabulary = _file(source, "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lacking = [word for word in SPECIALS if word not in vocabulary]
+    if lacking:
+        raise TrainError(f"BERT {source}: vocab.txt lacks {', '.join(lacking)}; it is not one of BERT's")
     if config.vocab_size != len(vocabulary):
         raise TrainError(f"BERT {source}: vocab.txt has {len(vocabulary)} words, config.json says {config.vocab_size}")
     return {"config": config.to_diff_dict(), "vocabulary": vocabulary}
@@ -102,14 +105,12 @@ def _file(source: str, name: str) -> Path:
             raise TrainError(f"BERT {folder}: lacks {name}; the folder needs config.json, vocab.txt, model.safetensors")
         return folder / name
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from requests import RequestException
 
     try:
         return Path(hf_hub_download(source, name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError, ValueError) as error:
+    except Exception as error:  # the hub raises its own, its HTTP client's, and the system's
         raise TrainError(
-            f"BERT {source}: {name} cannot be fetched ({str(error).splitlines()[0]}). On a machine with network access, "
+            f"BERT {source}: {name} cannot be fetched ({type(error).__name__}). On a machine with network access, "
             f"`hf download {source} config.json vocab.txt model.safetensors --local-dir FOLDER`; then say "
             f'--set model.bert=FOLDER. To try things out without: --set model.bert="{RANDOM}"'
         ) from None

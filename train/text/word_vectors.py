@@ -12,17 +12,26 @@ from feature_store.foreign.bigfile import open_matrix
 from train import TrainError
 
 
-def read_vectors(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
+def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.ndarray]:
     """The vectors (dim,) float32 of those of `words` that a file or folder has.
 
     Reads word2vec (.bin, or text with a header), GloVe (text without one), and BigFile folders (feature.bin, id.txt,
-    shape.txt). Raises TrainError if it cannot be read, for text naming the line.
+    shape.txt). Raises TrainError if it cannot be read, for text naming the line, and for vectors of another length.
     """
     if not path.exists():
         raise TrainError(f"word vectors {path}: no such file or folder")
     if path.is_dir():
-        return _of_bigfile(path, set(words))
-    return _of_binary(path, words) if path.suffix == ".bin" else dict(_of_text(path, set(words)))
+        vectors = _of_bigfile(path, set(words))
+    else:
+        vectors = _of_binary(path, words) if path.suffix == ".bin" else dict(_of_text(path, set(words)))
+    for word, vector in vectors.items():
+        if len(vector) != dim:
+            raise TrainError(
+                f"word vectors {path}: have {len(vector)} numbers, not {dim}: --set model.word_dim={len(vector)}"
+            )
+        if not np.isfinite(vector).all():
+            raise TrainError(f"word vectors {path}: that of {word!r} is not finite")
+    return vectors
 
 
 def _of_bigfile(folder: Path, words: set[str]) -> dict[str, np.ndarray]:
@@ -52,6 +61,8 @@ def _of_text(path: Path, words: set[str]) -> Iterator[tuple[str, np.ndarray]]:
             if number == 1 and len(fields) == 2:
                 continue  # word2vec's header
             dim = dim or len(fields) - 1
+            if not 0 < dim < len(fields):
+                raise TrainError(f"word vectors {path}:{number}: not a word and {dim or 'its'} numbers")
             word = " ".join(fields[:-dim])  # GloVe has words of several parts
             if word in words:
                 try:

@@ -1,0 +1,109 @@
+"""DRN in training: maxima over segments, words, three stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from feature_store import FeatureStore
+from train.features import Cache, ExpertFacts, VideoRows, open_rows
+from train.grounding.drn import DRN, DRNConfig, Predictions, segment_maxima
+from train.tasks.base import SCALES, Assets, Embedding, Inputs
+from train.tasks.grounding import ALL_ROWS, GroundingOptions, GroundingTask
+
+TICKS = 1000  # a second, when units are laid out in whole numbers
+
+
+class DRNOptions(GroundingOptions):
+    """`segments` are what a video is cut into, a multiple of 4. Words are learnt also where they begin published."""
+
+    system: Literal["drn"]
+    segments: int = 32
+    text_units: int = 512
+    position_dim: int = 256
+    channels: tuple[int, int, int] = (256, 512, 1024)
+    pyramid_dim: int = 512
+    iou_dim: int = 256
+    ious: tuple[float, ...] = (0.5, 0.7)
+
+
+class Segments:
+    """The maxima over equal segments of videos, and where these are as shares of them."""
+
+    def __init__(self, rows: VideoRows, segments: int) -> None:
+        self._rows, self._segments = rows, segments
+
+    def batch(self, videos: Tensor, generator: Generator | None) -> Inputs:
+        given = self._rows.batch(videos, ALL_ROWS)
+        made = [
+            self._maxima(values[:length], times[:length])
+            for values, times, length in zip(
+                given.values.cpu().numpy(), given.times.cpu().numpy(), given.lengths.tolist(), strict=True
+            )
+        ]
+        maxima, spans = zip(*made, strict=True)
+        return torch.from_numpy(np.stack(maxima)), torch.from_numpy(np.stack(spans))
+
+    def _maxima(self, units: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        window = float(times[0, 1] - times[0, 0])
+        stride = float(times[1, 0] - times[0, 0]) if len(times) > 1 else window
+        frames, stride, window = (max(1, round(TICKS * length)) for length in (float(times[-1, 1]), stride, window))
+        return segment_maxima(units, frames, self._segments, stride, window)
+
+
+class DRNTask(GroundingTask):
+    protocol: ClassVar[str] = "drn"
+    strict: ClassVar[bool] = False
+    options: DRNOptions
+
+    def __init__(self, options: DRNOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
+        super().__init__()
+        self.options, self.experts, self.assets = options, tuple(experts), assets
+        self.model = DRN(
+            DRNConfig(
+                words=1 + len(assets["words"]),
+                video_dim=sum(expert.dim for expert in experts.values()),
+                word_dim=options.word_dim,
+                text_units=options.text_units,
+                position_dim=options.position_dim,
+                channels=options.channels,
+                pyramid_dim=options.pyramid_dim,
+                iou_dim=options.iou_dim,
+            )
+        )
+        self.embedding = self.model.query.embedding
+
+    @classmethod
+    def build(cls, options: DRNOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> DRNTask:
+        return cls(options, experts, assets)
+
+    def enter_stage(self, stage: int) -> None:
+        self.model.enter(stage)
+
+    def open_videos(
+        self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
+    ) -> Segments:
+        rows = open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES))
+        return Segments(rows, self.options.segments)
+
+    def encode_video(self, inputs: Inputs) -> Embedding:
+        return self.model.encode_video(*inputs)
+
+    def encode_text(self, inputs: Inputs) -> Embedding:
+        return tuple(self.model.query(*inputs))
+
+    def loss(self, video: Embedding, text: Embedding, labels: Inputs) -> dict[str, Tensor]:
+        truths, durations = labels
+        terms = self.model.losses(self._predict(video, text), truths / durations[:, None])
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+    def answer(self, video: Embedding, text: Embedding, durations: Tensor, iou: float) -> Tensor:
+        best = self.model.detect(self._predict(video, text)).best(iou)
+        return torch.where(best < 0, best, best * durations[:, None, None])
+
+    def _predict(self, video: Embedding, text: Embedding) -> Predictions:
+        return self.model.predict(self.model.pyramid(self.model.interact(list(text), video[0], video[1])))

@@ -1,0 +1,149 @@
+"""FVMR in training: what 2D-TAN reads, and the semantic roles of sentences, which only its teacher needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from feature_store import FeatureStore
+from train.annotations import MomentSplit, Split
+from train.features import Cache, ExpertFacts, open_rows
+from train.grounding.fvmr import FVMR, FVMRConfig, fvmr_loss
+from train.tasks.base import SCALES, Assets, Embedding, Inputs, Labels, Texts
+from train.tasks.grounding import Clips, GroundingTask, Truths
+from train.tasks.tan2d import MapOptions
+from train.text.graph_table import GraphTable, graph_table
+from train.text.parses import parse_captions
+from train.text.vocabulary import lower_words
+
+
+class FVMROptions(MapOptions):
+    """`objective` is "distilled", or "student" or "teacher" alone; the other values are those of `FVMRConfig`."""
+
+    system: Literal["fvmr"]
+    tokenizer: Literal["clean"] = "clean"  # that of the role graphs
+    role_graphs: Literal["rules", "spacy"] = "rules"
+    text_units: int = 256
+    text_layers: int = 1
+    common_dim: int = 512
+    suppress: float = 0.49
+    similarity: Literal["dot", "cosine"] = "dot"
+    objective: Literal["distilled", "student", "teacher"] = "distilled"
+    distill: Literal["kl", "bce_mean"] = "kl"
+    temperature: float = 1.0
+    distill_weight: float = 0.1
+
+
+class Graphs:
+    """Semantic roles of sentences, over as many words as their batch has."""
+
+    def __init__(self, texts: Sequence[str], folder: Path, builder: str) -> None:
+        captions = [lower_words(text) for text in texts]
+        self._lengths = torch.tensor([len(caption) for caption in captions])
+        longest = int(self._lengths.max())
+        self._table: GraphTable = graph_table(
+            parse_captions(captions, folder, builder), self._lengths.tolist(), max_words=longest
+        )
+
+    def batch(self, captions: Tensor) -> Inputs:
+        graphs = self._table.batch(captions, max(1, int(self._lengths[captions].max())))
+        return graphs.spans, graphs.edges, graphs.roles
+
+
+class TruthsAndGraphs:
+    """When moments are, and the roles in what is said of them."""
+
+    def __init__(self, truths: Truths, graphs: Graphs) -> None:
+        self._truths, self._graphs = truths, graphs
+
+    def batch(self, videos: Tensor, captions: Tensor) -> Inputs:
+        return *self._truths.batch(videos, captions), *self._graphs.batch(captions)
+
+
+class SentencesAndGraphs:
+    """Words and their roles, for the teacher when it answers alone."""
+
+    def __init__(self, sentences: Texts, graphs: Graphs) -> None:
+        self._sentences, self._graphs = sentences, graphs
+
+    def batch(self, captions: Tensor) -> Inputs:
+        return *self._sentences.batch(captions), *self._graphs.batch(captions)
+
+
+class FVMRTask(GroundingTask):
+    protocol: ClassVar[str] = "2d-tan"
+    options: FVMROptions
+
+    def __init__(self, options: FVMROptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
+        super().__init__()
+        self.options, self.experts, self.assets = options, tuple(experts), assets
+        self.embedding = self.embed_words()
+        self.model = FVMR(
+            FVMRConfig(
+                video_dim=sum(expert.dim for expert in experts.values()),
+                proposals=options.proposals,
+                word_dim=options.word_dim,
+                dim=options.dim,
+                text_units=options.text_units,
+                text_layers=options.text_layers,
+                common_dim=options.common_dim,
+                clips=options.clips,
+                low=options.low,
+                high=options.high,
+                suppress=options.suppress,
+                similarity=options.similarity,
+                objective=options.objective,
+                distill=options.distill,
+                temperature=options.temperature,
+                distill_weight=options.distill_weight,
+            )
+        )
+
+    @classmethod
+    def build(cls, options: FVMROptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> FVMRTask:
+        return cls(options, experts, assets)
+
+    def open_videos(
+        self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
+    ) -> Clips:
+        rows = open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES))
+        return Clips(rows, self.model.config.clips)
+
+    def read_texts(self, texts: Sequence[str], folder: Path | None) -> Texts:
+        """Roles are read for the teacher alone: a student answers without them."""
+        sentences = super().read_texts(texts, folder)
+        if self.options.objective != "teacher" or folder is None:
+            return sentences
+        return SentencesAndGraphs(sentences, Graphs(texts, folder, self.options.role_graphs))
+
+    def read_labels(self, split: Split, folder: Path) -> Labels:
+        assert isinstance(split, MomentSplit)
+        return TruthsAndGraphs(Truths(split), Graphs(split.texts, folder, self.options.role_graphs))
+
+    def encode_video(self, inputs: Inputs) -> Embedding:
+        return (self.model.encode_moments(inputs[0]),)
+
+    def encode_text(self, inputs: Inputs) -> Embedding:
+        """In training, and for the teacher, words as they are, since student and teacher read them once together."""
+        tokens, lengths, *graphs = inputs
+        words = self.embedding(tokens)
+        if self.training or self.options.objective == "teacher":
+            return words, lengths, *graphs
+        return (self.model.encode_text(words, lengths),)
+
+    def loss(self, video: Embedding, text: Embedding, labels: Inputs) -> dict[str, Tensor]:
+        truths, durations, spans, edges, roles = labels
+        overlaps = self.model.config.proposals.overlaps(truths, durations)
+        student, teacher = self.model.both(video[0], text[0], text[1], spans, edges, roles)
+        total, parts = fvmr_loss(self.model.config, overlaps, student, teacher)
+        return {"loss": total, **parts}
+
+    def answer(self, video: Embedding, text: Embedding, durations: Tensor, iou: float) -> Tensor:
+        if self.options.objective == "teacher":
+            words, lengths, spans, edges, roles = text
+            return self.model.best(self.model.teacher(video[0], words, lengths, spans, edges, roles), durations)
+        return self.model.best(self.model.score(video[0], text[0]), durations)

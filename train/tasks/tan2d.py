@@ -1,0 +1,96 @@
+"""2D-TAN in training: means of clips, word vectors, how well each candidate overlaps the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from feature_store import FeatureStore
+from train.features import Cache, ExpertFacts, open_rows
+from train.grounding.proposals import ProposalMap
+from train.grounding.tan2d import TAN2D, TAN2DConfig
+from train.tasks.base import SCALES, Assets, Embedding, Inputs
+from train.tasks.grounding import Clips, GroundingOptions, GroundingTask
+
+
+class MapOptions(GroundingOptions):
+    """Of a map of moments: its `size` in clips, the lengths it has at every clip, every second one, and so on.
+
+    `clips` are the means that features are made of, a multiple of `size`. Labels rise from 0 to 1 between IoUs `low`
+    and `high`; NMS takes away what overlaps by more than `suppress`.
+    """
+
+    size: int
+    scales: tuple[int, ...]
+    clips: int = 256
+    low: float = 0.5
+    high: float = 1.0
+    suppress: float = 0.5
+    dim: int = 512
+
+    @property
+    def proposals(self) -> ProposalMap:
+        return ProposalMap(self.size, self.scales)
+
+
+class TAN2DOptions(MapOptions):
+    """`kernels` are those of the convolutions over the map, in order."""
+
+    system: Literal["tan2d"]
+    kernels: tuple[int, ...]
+    convolved: bool = False
+    text_units: int = 512
+    text_layers: int = 3
+
+
+class TAN2DTask(GroundingTask):
+    protocol: ClassVar[str] = "2d-tan"
+
+    def __init__(self, options: TAN2DOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
+        super().__init__()
+        self.options, self.experts, self.assets = options, tuple(experts), assets
+        self.embedding = self.embed_words()
+        self.model = TAN2D(
+            TAN2DConfig(
+                video_dim=sum(expert.dim for expert in experts.values()),
+                proposals=options.proposals,
+                kernels=options.kernels,
+                convolved=options.convolved,
+                dim=options.dim,
+                word_dim=options.word_dim,
+                text_units=options.text_units,
+                text_layers=options.text_layers,
+                clips=options.clips,
+                low=options.low,
+                high=options.high,
+                suppress=options.suppress,
+            )
+        )
+
+    @classmethod
+    def build(cls, options: TAN2DOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> TAN2DTask:
+        return cls(options, experts, assets)
+
+    def open_videos(
+        self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
+    ) -> Clips:
+        rows = open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES))
+        return Clips(rows, self.model.config.clips)
+
+    def encode_video(self, inputs: Inputs) -> Embedding:
+        return (self.model.encode_video(inputs[0]),)
+
+    def encode_text(self, inputs: Inputs) -> Embedding:
+        tokens, lengths = inputs
+        return (self.model.encode_text(self.embedding(tokens), lengths),)
+
+    def loss(self, video: Embedding, text: Embedding, labels: Inputs) -> dict[str, Tensor]:
+        truths, durations = labels
+        overlaps = self.model.config.proposals.overlaps(truths, durations)
+        return {"loss": self.model.loss(self.model.match(video[0], text[0]), overlaps)}
+
+    def answer(self, video: Embedding, text: Embedding, durations: Tensor, iou: float) -> Tensor:
+        return self.model.best(self.model.match(video[0], text[0]), durations)

@@ -34,6 +34,7 @@ from measure import spread, table, verdict
 from data_manifests import Caption, Video, read_rows
 from data_manifests.jsonl import write_rows
 from pipeline.demo_corpus import MOTIONS, SOUNDS
+from train.metrics import RetrievalMetrics
 from train.recipe import load_recipe
 from train.testing import evaluate_run
 from train.training import train
@@ -87,7 +88,13 @@ def recalls(corpus: Path, annotations: Path, run: Path, experts: list[str], epoc
         "training.seed": seed,
     }
     train(load_recipe(RECIPE, [f"{key}={json.dumps(value)}" for key, value in settings.items()]), run)
-    return [evaluate_run(run, split)[2].t2v.recall_5 for split in SPLITS]
+    return [_recall(run, split) for split in SPLITS]
+
+
+def _recall(run: Path, split: str) -> float:
+    metrics = evaluate_run(run, split)[2]
+    assert isinstance(metrics, RetrievalMetrics)
+    return metrics.t2v.recall_5
 
 
 def main(corpus: Path, epochs: int = 6, seeds: int = 2) -> None:

@@ -4,16 +4,17 @@ Claim: on a CPU, a query of FVMR (its words, a product with the moments of a vid
 at most a hundredth of 2D-TAN's pass over the same moments (words, fusion, convolutions over the map, scores), at the
 sizes of all three published data sets, on one thread and on two. 2D-TAN's suppression is left out of its query.
 
-Times are elapsed milliseconds, the median (least-greatest), of one sentence of ten words and one video; weights are
-random, which changes no time. "video" is what each computes of a video before it sees a sentence; "with video" is the
-ratio when that is computed for a single query.
+Times are elapsed milliseconds, median (least-greatest), of one sentence of ten words and one video; weights are
+random, which changes no time. Ratios are of the least times: on a machine that does other things, two threads wait
+for one another, which says nothing of either model. "video" is what each computes of a video before it sees a
+sentence; "with video" is the ratio when that is done for a single query, "without text" that of what follows the words
+but suppression.
 
     python benchmarks/fvmr_speed.py [--rounds 30] [--slow-rounds 2]
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping
 
 import torch
@@ -68,36 +69,38 @@ def times(stages: Stages, rounds: int, slow_rounds: int) -> dict[str, list[float
     return {stage: [1000 * seconds for seconds in timings[stage].wall] for stage in stages}
 
 
-def median_sum(milliseconds: Mapping[str, list[float]], stages: tuple[str, ...]) -> float:
-    return sum(statistics.median(milliseconds[stage]) for stage in stages)
+def least(milliseconds: Mapping[str, list[float]], *stages: str) -> float:
+    """The sum of the least times of stages."""
+    return sum(min(milliseconds[stage]) for stage in stages)
 
 
 @torch.inference_mode()
 def main(rounds: int = 30, slow_rounds: int = 2) -> None:
     torch.manual_seed(0)
-    stages = [("ms", "threads", "", "video", "text", "score or cross-modal", "best", "query")]
-    summary = [("ratio", "threads", "moments", "a query", "with video", "without text")]
-    least = float("inf")
+    stages = [("ms", "threads", "", "video", "text", "score or cross-modal", "best", "query, least")]
+    summary = [("as fast as 2D-TAN", "threads", "moments", "a query", "with video", "without text")]
+    lowest = float("inf")
     for name in fvmr.PUBLISHED:
         count = len(fvmr.PUBLISHED[name].proposals.cells)
         for threads in (1, 2):
             torch.set_num_threads(threads)
             ours = times(fvmr_stages(name), rounds, slow_rounds)
             theirs = times(tan2d_stages(name), rounds, slow_rounds)
-            query, their_query = median_sum(ours, FVMR_QUERY), median_sum(theirs, TAN2D_QUERY)
-            video, their_video = median_sum(ours, ("video",)), median_sum(theirs, ("video",))
+            query, their_query = least(ours, *FVMR_QUERY), least(theirs, *TAN2D_QUERY)
             cells = [spread(ours[stage], ".3f") for stage in ("video", "text", "score", "best")]
             stages.append((name, str(threads), "FVMR", *cells, f"{query:.3f}"))
             cells = [spread(theirs[stage], ".1f") for stage in ("video", "text", "cross-modal")]
             stages.append(("", "", "2D-TAN", *cells, "", f"{their_query:.1f}"))
-            with_video = (their_video + their_query) / (video + query)
-            alone = median_sum(theirs, ("cross-modal",)) / median_sum(ours, ("score",))
-            ratios = (f"{their_query / query:.0f}", f"{with_video:.1f}", f"{alone:.0f}")
-            summary.append((name, str(threads), str(count), *ratios))
-            least = min(least, their_query / query)
+            ratios = {
+                "a query": their_query / query,
+                "with video": (least(theirs, "video") + their_query) / (least(ours, "video") + query),
+                "without text": least(theirs, "cross-modal") / least(ours, "score"),
+            }
+            summary.append((name, str(threads), str(count), *(f"{ratio:.0f}x" for ratio in ratios.values())))
+            lowest = min(lowest, ratios["a query"])
     table(stages)
     table(summary)
-    verdict(f"a query of FVMR: {least:.0f}x as fast as 2D-TAN's (claim: at least {LIMIT}x)", least >= LIMIT)
+    verdict(f"a query of FVMR: {lowest:.0f}x as fast as 2D-TAN's (claim: at least {LIMIT}x)", lowest >= LIMIT)
 
 
 if __name__ == "__main__":

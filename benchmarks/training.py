@@ -125,6 +125,7 @@ def run_here(folder: Path, system: str, cache: Cache, steps: int, device: str) -
     facts = {name: ExpertFacts.of(store.experts[name]) for name in recipe.data.experts}
     torch.manual_seed(0)
     task = TASKS[system].build(recipe.model, facts, assets).to(device)
+    assert isinstance(task, RetrievalTask)
     videos = task.open_videos(store, split.videos, cache, device)
     texts, labels = task.read_texts(split.texts, annotations), task.read_labels(split, annotations)
     options = recipe.training

@@ -182,7 +182,9 @@ def moments_of(plan: VideoPlan) -> Iterator[Moment]:
     for event in plan.events:
         first, sentences = rng.integers(len(CLAUSES) - 1), rng.integers(1, 3)
         for number in range(first, first + sentences):
-            yield Moment(plan.id, _clause(event, number, rng), event.start, event.end, {"duration": plan.events[-1].end})
+            yield Moment(
+                plan.id, _clause(event, number, rng), event.start, event.end, {"duration": plan.events[-1].end}
+            )
 
 
 def _clause(event: Event, number: int, rng: np.random.Generator) -> str:

@@ -71,7 +71,8 @@ def train(
         out.print(f"left out: {what}", markup=False, highlight=False)
     _mark_random(out, run)
     split = chosen.data.test
-    out.print(f"{run}: trained; `reelcache evaluate {run}` measures it on {split}", markup=False, highlight=False)
+    told = f"{run}: trained; `reelcache evaluate {run}` measures it on {split}"
+    out.print(told, markup=False, highlight=False, soft_wrap=True)  # a path is not to be broken
 
 
 def evaluate(

@@ -36,7 +36,9 @@ def take_official(
     taken = {name: torch.cat([given[official] for official in names(name)]) for name in own}
     wrong = [f"{names(name)[0]} is {tuple(taken[name].shape)}" for name in own if taken[name].shape != own[name].shape]
     if wrong:
-        raise ValueError(f"not an official {type(model).__name__} model: sizes that do not fit the others: {_few(wrong)}")
+        raise ValueError(
+            f"not an official {type(model).__name__} model: sizes that do not fit the others: {_few(wrong)}"
+        )
     model.load_state_dict(taken, strict=False)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from official_numbers import close, parameters, read_golden, read_meta, without_dropout
 from train.losses import max_margin_loss
-from train.retrieval.mmt import MMT, ExpertBatch, official_names
+from train.retrieval.mmt import INITIAL_DEVIATION, MMT, ExpertBatch, ExpertTokens, MMTConfig, official_names
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,15 @@ def test_a_training_step_is_that_of_the_official_model(
     ours = torch.stack([norms[name] for name in meta["grad_keys"]])
     expected = golden[f"output/train/{case}/grad_norm"]
     torch.testing.assert_close(ours, expected, rtol=tolerance["grad_norm_relative"], atol=1e-5)
+
+
+def test_a_new_model_begins_as_the_official_one_does() -> None:
+    """Embeddings of positions and experts are small beside features of length one, or nothing else would be seen."""
+    video = MMT(MMTConfig((ExpertTokens("s3d", 1024, 1),))).video
+    for table in (video.position, video.expert):
+        assert table.weight.std().item() == pytest.approx(INITIAL_DEVIATION, rel=0.1)
+    for name, parameter in video.layers.named_parameters():
+        if parameter.ndim > 1:
+            assert parameter.std().item() == pytest.approx(INITIAL_DEVIATION, rel=0.1), name
+        elif name.endswith("bias"):
+            assert not parameter.any(), name

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import SIZES, small_recipe, write_corpus
+from small_runs import SIZES, SYSTEMS, small_recipe, write_corpus
 
 from feature_store import FeatureStore
 from train import RecipeError, TrainError
@@ -104,7 +104,7 @@ def test_mmt_gives_experts_their_official_rows_and_others_free_ones(corpus: Path
         build(small_recipe(corpus, "mmt", model={"types": 3}), experts)
 
 
-@pytest.mark.parametrize("system", list(TASKS))
+@pytest.mark.parametrize("system", list(SYSTEMS))
 def test_what_a_system_is_comes_back_from_its_recipe_and_assets(corpus: Path, system: str) -> None:
     """Assets are plain data, so that they can be written as JSON."""
     import json

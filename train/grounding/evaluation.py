@@ -76,7 +76,10 @@ def most_frequent_interval(truths: Sequence[Tensor] | Tensor, durations: Tensor,
     shares = torch.as_tensor(truths) / durations[:, None]
     steps = torch.arange(grid + 1) / grid
     candidates = torch.stack([torch.stack([a, b]) for a in steps for b in steps if b > a])  # (C, 2)
-    start, end = torch.maximum(candidates[:, None, 0], shares[:, 0]), torch.minimum(candidates[:, None, 1], shares[:, 1])
+    start, end = (
+        torch.maximum(candidates[:, None, 0], shares[:, 0]),
+        torch.minimum(candidates[:, None, 1], shares[:, 1]),
+    )
     union = torch.maximum(candidates[:, None, 1], shares[:, 1]) - torch.minimum(candidates[:, None, 0], shares[:, 0])
     hits = ((end - start).clamp(min=0) / union > 0.5).sum(dim=1)
     return candidates[hits.argmax()]

@@ -38,7 +38,7 @@ from train.grounding.proposals import ProposalMap
 
 FORMAT = 1
 EMBEDDINGS, VIDEOS, TIMES = "embeddings", "videos", "times"
-CHUNK_BYTES = 32 << 20  # of embeddings, multiplied at once: so much that threads are seldom woken
+CHUNK_BYTES = 64 << 20  # of embeddings, multiplied at once: so much that threads seldom wait for one another
 ANEW = "make it anew"
 
 Best = Callable[[int], tuple[Tensor, Tensor]]
@@ -141,7 +141,7 @@ class MappedProducts:
 
         def best(count: int) -> tuple[Tensor, Tensor]:
             least = rough.topk(count).values[-1] if count < len(rough) else rough.min()
-            rows = (rough >= least).nonzero()[:, 0]
+            rows = torch.from_numpy(np.flatnonzero((rough >= least).numpy()))  # torch would wake threads for it
             scores = self._exact(rows, query)
             if len(rows) < len(rough):
                 sure = scores.double() > (float(least) + wrong) * scale

@@ -19,6 +19,7 @@ from train.official import take_official
 
 OFFICIAL_TYPES = {"s3d": 1, "vggish": 2, "face": 3, "rgb": 5, "speech": 6, "ocr": 7, "scene": 9}
 LEFT_OUT = ("vid_bert.pooler.", "txt_bert.")  # a part without use, and the text encoder
+INITIAL_DEVIATION = 0.02  # of BERT's weights
 MASKED = -10_000.0  # added to what is not to be looked at
 AGGREGATE, UNKNOWN = 0, 1  # positions of a whole expert, and of features without times; seconds begin at 2
 
@@ -69,6 +70,12 @@ class VideoTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(_layer(config) for _ in range(config.layers))
+        for part in (self.position, self.expert, *self.layers):
+            for name, parameter in part.named_parameters():
+                if parameter.ndim > 1:
+                    nn.init.normal_(parameter, std=INITIAL_DEVIATION)
+                elif name.endswith("bias"):
+                    nn.init.zeros_(parameter)
 
     def forward(self, experts: Mapping[str, ExpertBatch]) -> Tensor:
         """(B, experts, dim), each of length one."""
@@ -220,4 +227,3 @@ def _layer(config: MMTConfig) -> nn.TransformerEncoderLayer:
     )
     layer.dropout = nn.Dropout(0.0)
     return layer
-

@@ -113,7 +113,7 @@ class Task(nn.Module, ABC):
     def build(cls, options: Any, experts: Mapping[str, ExpertFacts], assets: Assets) -> Self:
         """The system, its parameters drawn at random."""
 
-    def start(self) -> None:  # noqa: B027  (most systems have nothing to take)
+    def start(self) -> None:
         """Take what is published of its parameters, at the beginning of a new run."""
 
     @abstractmethod
@@ -142,7 +142,7 @@ class Task(nn.Module, ABC):
     def loss(self, video: Embedding, text: Embedding, labels: Inputs) -> dict[str, Tensor]:
         """{"loss": what is minimised, further parts to log}, of B pairs."""
 
-    def enter_stage(self, stage: int) -> None:  # noqa: B027  (most systems have one stage)
+    def enter_stage(self, stage: int) -> None:
         """Begin a stage of training, counted from 1."""
 
     @abstractmethod

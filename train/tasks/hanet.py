@@ -141,7 +141,10 @@ class HANetTask(RetrievalTask):
     def open_videos(
         self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
     ) -> Frames:
-        return Frames(open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES)), self.options.max_frames)
+        return Frames(
+            open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES)),
+            self.options.max_frames,
+        )
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Sentences:
         captions = [lower_words(text) for text in texts]
@@ -159,7 +162,7 @@ class HANetTask(RetrievalTask):
         published = read_published(Path(source))
         lacking = [place for place, text in enumerate(texts) if text not in published]
         built = parse_captions([captions[place] for place in lacking], folder) if lacking else []
-        graphs = {place: graph for place, graph in zip(lacking, built, strict=True)}
+        graphs = dict(zip(lacking, built, strict=True))
         return [graphs[place] if place in graphs else published[text] for place, text in enumerate(texts)]
 
     def read_labels(self, split: Split, folder: Path) -> ConceptLabels:

@@ -111,7 +111,9 @@ class MMTTask(RetrievalTask):
         return cls(options, experts, assets)
 
     def start(self) -> None:
-        if self.options.bert != RANDOM:
+        if self.options.bert == RANDOM:
+            self.bert.begin_without_order()
+        else:
             self.bert.load_published(self.options.bert)
 
     def open_videos(

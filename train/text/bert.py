@@ -57,6 +57,10 @@ class Bert(nn.Module):
         self.network = BertModel(BertConfig.from_dict(described["config"]), add_pooling_layer=False)
         self.dim: int = self.network.config.hidden_size
 
+    def begin_without_order(self) -> None:
+        """Let all positions begin equal: of few captions, words are learnt sooner if their order is learnt after."""
+        nn.init.zeros_(self.network.embeddings.position_embeddings.weight)
+
     def load_published(self, source: str) -> None:
         """Take the parameters of a folder or of the hub. Raises TrainError if they cannot be had, or do not fit."""
         from safetensors.torch import load_file

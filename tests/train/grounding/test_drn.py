@@ -182,7 +182,9 @@ def test_a_stage_changes_what_learns_in_it_and_nothing_else(golden: dict[str, Te
     learns = {name for name in before if stage == 3 or name.startswith("heads.iou.") == (stage == 2)}
     assert changed <= learns
     in_front_of_batch_norm = {name for name in learns if name.endswith(".0.bias") and name.startswith("heads.")}
-    assert learns - changed <= in_front_of_batch_norm | {name for name in learns if name.endswith("bias_hh_l0")}
+    in_front_of_softmax = {"query.weight.bias"}  # whose gradient is zero but for rounding, as that of the others
+    without = in_front_of_batch_norm | in_front_of_softmax | {name for name in learns if name.endswith("bias_hh_l0")}
+    assert learns - changed <= without
 
 
 def test_a_frozen_part_stays_in_eval_mode_and_comes_back() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from train.grounding.fvmr import FVMR, PUBLISHED, FVMRConfig, TreeAttention, divergence, fvmr_loss, mean_binary
+from train.grounding.metrics import interval_iou
 from train.grounding.proposals import ProposalMap
 from train.text.graph_table import GraphBatch, graph_table
 from train.text.role_graphs import Edge, Node, RoleGraph
@@ -285,7 +286,7 @@ def test_a_video_of_one_clip_and_a_sentence_of_one_word_can_be_scored() -> None:
 
 
 def test_training_raises_the_scores_of_the_moments_that_overlap_the_truth() -> None:
-    config = replace(SMALL, dim=32, common_dim=32)
+    config = replace(SMALL, dim=32, text_units=16, common_dim=32)
     model = seeded(config)
     truths, durations = torch.tensor([[0.0, 2.0], [1.0, 3.0], [4.0, 8.0], [2.0, 4.0]]), torch.full((4,), 8.0)
     overlaps = config.proposals.overlaps(truths, durations)
@@ -297,7 +298,7 @@ def test_training_raises_the_scores_of_the_moments_that_overlap_the_truth() -> N
         fvmr_loss(config, overlaps, *logits)[0].backward()
         optimiser.step()
     for of_one in logits:
-        assert torch.equal(model.best(of_one, durations)[:, 0], truths)
+        assert (interval_iou(model.best(of_one, durations)[:, 0], truths) > 0.5).all()
 
 
 def test_one_seed_trains_one_model() -> None:

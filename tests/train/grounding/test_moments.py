@@ -91,20 +91,20 @@ def test_a_search_finds_what_brute_force_finds(
         assert_same(index.search(query, top_k, suppress), brute_force(embeddings, query, top_k, suppress))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [1, 6])
 def test_a_search_is_exact_where_rounding_the_query_changes_the_order(tmp_path: Path, seed: int) -> None:
     """Rows are long, and nearly at right angles to the query: what float16 takes from it outweighs their scores."""
-    query = torch.tensor([3.0, 5, 7, 11, 13, 1])
     generator = torch.Generator().manual_seed(seed)
-    embeddings = torch.randint(-8, 9, (20, len(MAP.cells), DIM), generator=generator).float()
-    scores = torch.randint(0, 9, embeddings.shape[:2], generator=generator)
-    embeddings[..., -1] += scores - embeddings @ query
-    rough, exact = embeddings.half().flatten(0, 1) @ (query / query.norm()).half(), scores.flatten()
-    assert exact[rough.topk(64).indices].min() < exact.topk(64).values.min()
+    query = torch.randint(200, 1000, (DIM,), generator=generator).float()
+    rows = torch.randint(-64, 65, (2_000_000, DIM), generator=generator).float()
+    rows = rows[(rows @ query).abs() < 60][: 20 * len(MAP.cells)]
+    halved = (query.double() / float(query.double().norm()) / float(rows.norm(dim=1).max())).half()
+    exact, rough = rows @ query, torch.mv(rows.half(), halved)
+    assert exact[rough.topk(64).indices].topk(8).values.sum() < exact.topk(8).values.sum()
+    embeddings = rows.unflatten(0, (20, -1))
     write(tmp_path / "moments.zarr", embeddings)
-    for top_k in (1, 5, 20):
-        found = MomentIndex(tmp_path / "moments.zarr").search(query, top_k, suppress=1)
-        assert_same(found, brute_force(embeddings, query, top_k, suppress=1))
+    found = MomentIndex(tmp_path / "moments.zarr").search(query, 8, suppress=1)
+    assert_same(found, brute_force(embeddings, query, 8, suppress=1))
 
 
 def test_one_video_does_not_fill_the_list_with_moments_that_overlap(tmp_path: Path) -> None:

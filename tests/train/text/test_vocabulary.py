@@ -13,8 +13,6 @@ from train.text.vocabulary import TokenTable, Vocabulary, alphanumeric_words, ba
 
 WORDS = st.sampled_from(["the", "a", "dog", "cat", "runs", "sleeps", "zebra"])
 SENTENCES = st.lists(st.lists(WORDS, max_size=8), max_size=8)
-    st.lists(st.sampled_from(["the", "a", "dog", "cat", "runs", "sleeps", "zebra"]), max_size=8), max_size=8
-)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -18,6 +18,7 @@ from pipeline.progress import Progress
 from pipeline.show import plain, show_status, show_summary, table
 
 EXAMPLE = "demo000"
+Row = TypeVar("Row", Caption, Moment)
 
 
 def run_demo(console: Console, folder: Path, videos: int) -> None:
@@ -38,15 +39,28 @@ def run_demo(console: Console, folder: Path, videos: int) -> None:
     _show_features(console, FeatureStore(store))
 
     console.rule("4. a model that finds videos by text, trained from these features", align="left")
-    run, recipe = folder / "run", "demo_dual_encoding"
-    paths = ("--set", f"data.store={store}", "--set", f"data.annotations={folder / 'captions'}")
-    _command(console, *(("train", run, "--resume") if run.exists() else ("train", recipe, "-o", run, *paths)))
-    _command(console, "evaluate", run)
-
+    retrieval = _train(console, folder, "demo_dual_encoding", "captions")
     console.rule("5. what it finds", align="left")
-    for caption in _queries(folder / "captions" / "test.jsonl"):
+    for caption in _first_of_each(folder / "captions" / "test.jsonl", Caption, 3):
         console.print(plain(f"A sentence about {caption.video}, which the model was not trained with:"))
-        _command(console, "search", run, caption.text, "--top", "3")
+        _command(console, "search", retrieval, caption.text, "--top", "3")
+
+    console.rule("6. a model that finds moments by text", align="left")
+    grounding = _train(console, folder, "demo_fvmr", "moments")
+    _command(console, "index", grounding)
+    for moment in _first_of_each(folder / "moments" / "test.jsonl", Moment, 2):
+        seconds = f"{moment.start:.1f} s to {moment.end:.1f} s"
+        console.print(plain(f"A sentence about {moment.video} from {seconds}, which it was not trained with:"))
+        _command(console, "search", grounding, moment.text, "--top", "3")
+
+
+def _train(console: Console, folder: Path, recipe: str, annotations: str) -> Path:
+    """Train with a recipe, or go on with what was begun, and measure it. Returns the run's folder."""
+    run = folder / "runs" / recipe
+    paths = ("--set", f"data.store={folder / 'corpus.zarr'}", "--set", f"data.annotations={folder / annotations}")
+    _command(console, "train", *((run, "--resume") if run.exists() else (recipe, "-o", run, *paths)))
+    _command(console, "evaluate", run)
+    return run
 
 
 def _command(console: Console, *arguments: str | Path) -> None:
@@ -58,9 +72,9 @@ def _command(console: Console, *arguments: str | Path) -> None:
     app(words, standalone_mode=False)
 
 
-def _queries(path: Path, count: int = 3) -> list[Caption]:
-    """A caption of each of the first few videos of a split."""
-    first = {row.video: row for row in reversed(list(read_rows(path, Caption)))}
+def _first_of_each(path: Path, kind: type[Row], count: int) -> list[Row]:
+    """The first row of each of the first few videos of a split."""
+    first = {row.video: row for row in reversed(list(read_rows(path, kind)))}
     return [first[video] for video in sorted(first)[:count]]
 
 

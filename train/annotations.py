@@ -96,7 +96,7 @@ def read_moments(folder: Path, name: str) -> MomentSplit:
     """Read moments as `read_split` reads captions. How long a video is, its moments say: meta.duration, in seconds.
 
     A moment that goes on beyond its video ends with it, and is counted; one that begins beyond is left out. Raises
-    as `read_split` does, and TrainError where a duration is not told.
+    as `read_split` does, and TrainError where a duration is not told, or not the same by all moments of a video.
     """
     path = folder / f"{name}.jsonl"
     rows, ids = _read(path, Moment)
@@ -107,7 +107,10 @@ def read_moments(folder: Path, name: str) -> MomentSplit:
             raise TrainError(
                 f"{path}: a moment of {row.video} does not tell how long the video is: meta.duration, in s"
             )
-        lengths[row.video] = float(duration)
+        if lengths.setdefault(row.video, float(duration)) != duration:
+            raise TrainError(
+                f"{path}: moments of {row.video} tell it is {lengths[row.video]:g} s long, and {duration:g} s"
+            )
     within = [row for row in rows if row.start < lengths[row.video]]
     spoken = [row for row in within if any(map(str.isalnum, row.text))]
     if not spoken:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -21,6 +22,16 @@ from train import RecipeError
 if TYPE_CHECKING:
     from train.recipe import Recipe
     from train.tasks.base import Metrics
+
+
+class Found(NamedTuple):
+    """What a search finds: a video, or a moment of it in seconds."""
+
+    video: str
+    start: float | None
+    end: float | None
+    score: float
+
 
 Run = Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -49,7 +60,7 @@ def train(
     """
     from train.recipe import load_recipe
 
-    out = Console()
+    out = _console()
     if not recipe:
         _list_recipes(out)
         return
@@ -97,37 +108,75 @@ def evaluate(
     if as_json:
         print(json.dumps(document, indent=1))
         return
-    out = Console()
+    out = _console()
     out.print(_metrics_table(metrics, recipe))
     out.print(f"{split}: {metrics.told()}", highlight=False, markup=False)
+    _mark_random(out, run)
+
+
+def index(
+    run: Run,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The index to make. [default: moments.zarr in the run]")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Embed the moments of all videos of the store, for a run of FVMR; a search is then one matrix product.
+
+    **Example**
+
+        reelcache index runs/fvmr_charades -o moments.zarr
+    """
+    from train.moment_search import build_index
+    from train.search import open_model
+
+    made, out = build_index(open_model(run, store), output), _console()
+    out.print(f"{len(made)} moments of {len(made.videos)} videos -> {made.path}", markup=False, highlight=False)
     _mark_random(out, run)
 
 
 def search(
     run: Run,
     query: Annotated[str, typer.Argument(help="A sentence.", show_default=False)],
-    top: Annotated[int, typer.Option(min=1, help="How many videos to show.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
     store: Store = None,
+    index: Annotated[
+        Path | None, typer.Option(help="An index of moments. [default: the run's own, made at the first search]")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="For moments: torch, or faiss if it is installed.")] = "torch",
     as_json: Json = False,
 ) -> None:
-    """Find the videos of the store that a sentence fits best. All are embedded at the first search.
+    """Find the videos of the store that a sentence fits best, or, with a run of FVMR, the moments of all videos.
 
-    **Example**
+    All are embedded at the first search.
+
+    **Examples**
 
         reelcache search runs/mmt_msrvtt_1k_a "a dog catches a frisbee"
-    """
-    from train.search import open_index
 
-    hits = open_index(run, store).search(query, top)
+        reelcache search runs/fvmr_charades "a person opens the door" --index moments.zarr
+    """
+    from train.moment_search import search_moments
+    from train.search import open_index, open_model
+    from train.tasks.base import RetrievalTask
+
+    opened = open_model(run, store)
+    if isinstance(opened.task, RetrievalTask):
+        found = [Found(hit.video, None, None, hit.score) for hit in open_index(opened).search(query, top)]
+    else:
+        moments = search_moments(opened, query, top, index, engine)
+        found = [Found(each.video, each.start, each.end, each.score) for each in moments]
     if as_json:
-        print(json.dumps([{"video": h.video, "start": None, "end": None, "score": h.score} for h in hits], indent=1))
+        print(json.dumps([each._asdict() for each in found], indent=1))
         return
-    out = Console()
+    out = _console()
     table = Table(box=None, pad_edge=False)
-    table.add_column("score", justify="right")
-    table.add_column("video")
-    for hit in hits:
-        table.add_row(f"{hit.score:.4f}", escape(hit.video))
+    timed = found and found[0].start is not None
+    for column in ("score", "start s", "end s", "video") if timed else ("score", "video"):
+        table.add_column(column, justify="left" if column == "video" else "right")
+    for each in found:
+        times = (f"{each.start:.1f}", f"{each.end:.1f}") if timed else ()
+        table.add_row(f"{each.score:.4f}", *times, escape(each.video))
     out.print(table)
     _mark_random(out, run)
 
@@ -156,7 +205,7 @@ def import_model(
     from train.adopting import adopt
     from train.recipe import load_recipe
 
-    chosen, out = load_recipe(recipe, settings or []), Console()
+    chosen, out = load_recipe(recipe, settings or []), _console()
     unnamed = adopt(chosen, checkpoint, vocabularies or [], run)
     split = chosen.data.test
     out.print(
@@ -167,6 +216,10 @@ def import_model(
     if unnamed:
         out.print(f"Without the vocabulary of {' and '.join(unnamed)} it cannot be trained further.", highlight=False)
     _mark_random(out, run)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe has no width of its own
 
 
 def _list_recipes(out: Console) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from train import RecipeError
 from train.tasks import OPTIONS
+from train.tasks.drn import STAGES
 
 FOLDER = Path(__file__).parent / "recipes"
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -56,7 +57,7 @@ class Schedule(BaseModel):
 
 
 class Stage(BaseModel):
-    """A further stage of training, for systems that have them."""
+    """A further stage of training, for systems that have them: DRN, which has three in all."""
 
     model_config = _STRICT
     epochs: PositiveInt
@@ -99,6 +100,12 @@ class Training(BaseModel):
             raise ValueError('steps is for draw = "videos"; an epoch of captions ends when all have come')
         return self
 
+    @model_validator(mode="after")
+    def _patience_of_one_stage(self) -> Self:
+        if self.patience and self.later_stages:
+            raise ValueError("patience would end a run before its later_stages: leave out one of the two")
+        return self
+
 
 class Recipe(BaseModel):
     """A whole recipe; `published` are the figures of the paper or repository, to compare with."""
@@ -109,6 +116,13 @@ class Recipe(BaseModel):
     model: Annotated[OPTIONS, Field(discriminator="system")]
     training: Training
     published: Mapping[str, float] = {}
+
+    @model_validator(mode="after")
+    def _stages_of_the_system(self) -> Self:
+        stages = STAGES if self.model.system == "drn" else 1
+        if len(self.training.all_stages) > stages:
+            raise ValueError(f"training.later_stages: {self.model.system} has {stages - 1 or 'none'}")
+        return self
 
 
 def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:

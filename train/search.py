@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from train.features import missing_videos
 from train.metrics import score_blocks
 from train.recipe import Recipe
 from train.runs import chosen_checkpoint, load_chosen, open_recipe, open_store, open_task
-from train.tasks.base import Embedding, RetrievalTask
+from train.tasks.base import Embedding, RetrievalTask, Task
 
 INDEX = "videos.safetensors"
 SENTENCES = 1000  # of the training captions that scores are brought to 0..1 by
@@ -45,8 +46,7 @@ class Index:
 
     def search(self, query: str, top: int = 10) -> list[Hit]:
         """The best `top` videos for a sentence. Raises TrainError for one without a word."""
-        if not any(map(str.isalnum, query)):
-            raise TrainError(f"query {query!r}: holds no word to look for")
+        check_query(query)
         text = encode_texts(self.task, self.task.read_texts([query], None), torch.tensor([0]))
         columns = [score_blocks(each, self.embeddings, text).values[:, 0] for each in self.task.similarities()]
         if len(columns) > 1:
@@ -59,17 +59,33 @@ class Index:
         ]
 
 
-def open_index(run: Path, store_path: str | None = None) -> Index:
-    """The index of a run over its store, or over another one with features of the same kind.
+@dataclass(frozen=True)
+class Opened:
+    """A trained model with the videos of a store that it can be asked about."""
 
-    Embeddings are made when first asked for, and anew when the model or the store's videos have changed; they lie in
-    the run's folder. Raises TrainError if the run has no model yet, or the store's features are of another kind.
+    run: Path
+    recipe: Recipe
+    store: FeatureStore
+    task: Task
+    videos: list[str]
+
+    @cached_property
+    def key(self) -> str:
+        """What embeddings follow from: the model, the features and the videos."""
+        with open(chosen_checkpoint(self.run, self.recipe), "rb") as file:
+            model = hashlib.file_digest(file, "sha256").hexdigest()
+        shards = [repr(record) for expert in self.recipe.data.experts for record in self.store[expert].shards()]
+        return hashlib.sha256(json.dumps([model, shards, self.videos]).encode()).hexdigest()
+
+
+def open_model(run: Path, store_path: str | None = None) -> Opened:
+    """The model of a run, with its store or another one with features of the same kind.
+
+    Raises TrainError if the run has no model yet, the store's features are of another kind, or it has none.
     """
     recipe = open_recipe(run)
     store = open_store(store_path or recipe.data.store, "--store PATH")
     task = open_task(run, recipe, store)
-    if not isinstance(task, RetrievalTask):
-        raise TrainError(f"{run}: {recipe.model.system} finds moments, not videos")
     load_chosen(task, run, recipe)
     task.eval()
     needed = recipe.data.experts if task.any_expert else recipe.data.experts[:1]
@@ -78,44 +94,52 @@ def open_index(run: Path, store_path: str | None = None) -> Index:
     ids = [video for video in ids if video not in lacking]
     if not ids:
         raise TrainError(f"{store.path}: has no video with rows of {' or '.join(needed)}")
-    key = _key(run, recipe, store, ids)
-    return _read_index(task, run, key, ids) or _make_index(task, run, recipe, store, key, ids)
+    return Opened(run, recipe, store, task, ids)
 
 
-def _make_index(task: RetrievalTask, run: Path, recipe: Recipe, store: FeatureStore, key: str, ids: list[str]) -> Index:
-    embeddings = encode_videos(task, task.open_videos(store, ids, "none", "cpu"), torch.arange(len(ids)))
+def check_query(query: str) -> None:
+    """Raises TrainError for one without a word."""
+    if not any(map(str.isalnum, query)):
+        raise TrainError(f"query {query!r}: holds no word to look for")
+
+
+def open_index(opened: Opened) -> Index:
+    """The index of a retrieval model.
+
+    Embeddings are made when first asked for, and anew when the model or the store's videos have changed; they lie in
+    the run's folder.
+    """
+    assert isinstance(opened.task, RetrievalTask)
+    return _read_index(opened, opened.task) or _make_index(opened, opened.task)
+
+
+def _make_index(opened: Opened, task: RetrievalTask) -> Index:
+    ids, recipe = opened.videos, opened.recipe
+    embeddings = encode_videos(task, task.open_videos(opened.store, ids, "none", "cpu"), torch.arange(len(ids)))
     texts = read_split(Path(recipe.data.annotations), recipe.data.train).texts[:SENTENCES]
     known = encode_texts(task, task.read_texts(texts, None), torch.arange(len(texts)))
     matrices = [score_blocks(each, embeddings, known) for each in task.similarities()]
     limits = torch.stack([torch.stack(matrix.limits()) for matrix in matrices])
     tensors = {str(place): tensor.contiguous() for place, tensor in enumerate(embeddings)}
-    part = run / f"{INDEX}.{os.getpid()}.part"
-    save_file({**tensors, "limits": limits}, part, {"key": key})
-    os.replace(part, run / INDEX)
+    part = opened.run / f"{INDEX}.{os.getpid()}.part"
+    save_file({**tensors, "limits": limits}, part, {"key": opened.key})
+    os.replace(part, opened.run / INDEX)
     return Index(task, tuple(ids), embeddings, limits)
 
 
-def _read_index(task: RetrievalTask, run: Path, key: str, ids: list[str]) -> Index | None:
+def _read_index(opened: Opened, task: RetrievalTask) -> Index | None:
     """What was made before, if it is of this model and these videos."""
     from safetensors import SafetensorError, safe_open
 
-    path = run / INDEX
+    path = opened.run / INDEX
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as file:
-            if file.metadata() != {"key": key}:
+            if file.metadata() != {"key": opened.key}:
                 return None
         tensors = load_file(path)
     except SafetensorError:
         return None  # damaged: it is made anew
     limits = tensors.pop("limits")
-    return Index(task, tuple(ids), tuple(tensors[str(place)] for place in range(len(tensors))), limits)
-
-
-def _key(run: Path, recipe: Recipe, store: FeatureStore, ids: list[str]) -> str:
-    """What embeddings follow from: the model, the features and the videos."""
-    with open(chosen_checkpoint(run, recipe), "rb") as file:
-        model = hashlib.file_digest(file, "sha256").hexdigest()
-    shards = [repr(record) for expert in recipe.data.experts for record in store[expert].shards()]
-    return hashlib.sha256(json.dumps([model, shards, ids]).encode()).hexdigest()
+    return Index(task, tuple(opened.videos), tuple(tensors[str(place)] for place in range(len(tensors))), limits)

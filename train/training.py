@@ -203,7 +203,7 @@ def _trainer(recipe: Recipe, run: Path, resume: bool) -> Trainer:
     return Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
-        strategy="ddp" if options.devices > 1 else "auto",
+        strategy=_strategy(recipe),
         precision={"fp32": "32-true", "bf16": "bf16-mixed"}[options.precision],  # type: ignore[arg-type]
         max_epochs=sum(stage.epochs for stage in options.all_stages),
         gradient_clip_val=options.clip_norm,
@@ -215,6 +215,13 @@ def _trainer(recipe: Recipe, run: Path, resume: bool) -> Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+def _strategy(recipe: Recipe) -> str:
+    """Of grounding systems not every part learns in each stage, which processes must be prepared for."""
+    if recipe.training.devices == 1:
+        return "auto"
+    return "ddp" if TASKS[recipe.model.system].compares_pairs else "ddp_find_unused_parameters_true"
 
 
 def _loggers(run: Path, step: int) -> list[Any]:

@@ -30,7 +30,7 @@ from train.retrieval.hanet import HANetText, HANetVideo
 from train.retrieval.hanet_scores import hanet_scores
 from train.retrieval.mmt import ExpertBatch
 from train.runs import load_chosen, open_recipe, open_task
-from train.search import open_index
+from train.search import open_index, open_model
 from train.tasks.base import RetrievalTask
 from train.testing import evaluate_run
 from train.text.bert import SPECIALS, tokenize
@@ -97,7 +97,7 @@ def check_use(run: Path, query: str) -> None:
     """It is evaluated, and searched with the model's own scores."""
     _, _, metrics = evaluate_run(run)
     assert metrics.videos >= 7 and 0 < metrics.t2v.recall_10 <= 100
-    hits = open_index(run).search(query, 3)
+    hits = open_index(open_model(run)).search(query, 3)
     assert len(hits) == 3 and hits[0].score >= hits[1].score >= hits[2].score
 
 

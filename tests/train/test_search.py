@@ -18,7 +18,7 @@ from train import TrainError
 from train.annotations import read_split
 from train.evaluation import open_gallery, score
 from train.runs import LAST, load_chosen, open_recipe, open_task
-from train.search import INDEX, open_index
+from train.search import INDEX, open_index, open_model
 from train.training import train as follow
 
 
@@ -45,7 +45,7 @@ def test_a_query_ranks_videos_as_evaluation_does(runs: Path, system: str) -> Non
     load_chosen(task, run, recipe)
     split = read_split(runs / "captions", "all")
     scores = score(task, open_gallery(task, recipe.data, store, split, "cpu"), torch.arange(len(split.texts))).values
-    index = open_index(run)
+    index = open_index(open_model(run))
     for caption in (0, 5, 17):
         hits = index.search(split.texts[caption], top=30)
         assert sorted(hit.video for hit in hits) == videos(24)
@@ -59,7 +59,7 @@ def made(monkeypatch: pytest.MonkeyPatch, run: Path, store: Path | None = None) 
     calls: list[Any] = []
     whole = train.search.encode_videos
     monkeypatch.setattr(train.search, "encode_videos", lambda *each: calls.append(each) or whole(*each))
-    open_index(run, str(store) if store else None).search("a red dog")
+    open_index(open_model(run, str(store) if store else None)).search("a red dog")
     monkeypatch.setattr(train.search, "encode_videos", whole)
     return bool(calls)
 
@@ -96,13 +96,13 @@ def test_embeddings_are_kept_until_the_model_or_the_videos_change(
 @pytest.mark.parametrize("query", ["", "  ", "?!", "..."])
 def test_a_query_without_a_word_is_refused(runs: Path, query: str) -> None:
     with pytest.raises(TrainError, match="holds no word"):
-        open_index(runs / "dual_encoding").search(query)
+        open_index(open_model(runs / "dual_encoding")).search(query)
 
 
 @pytest.mark.parametrize("query", ["zebra", "日本", "'a'", "x" * 3000, "a dog " * 500])
 @pytest.mark.parametrize("system", list(SYSTEMS))
 def test_any_words_find_something(runs: Path, system: str, query: str) -> None:
-    assert all(torch.isfinite(torch.tensor(hit.score)) for hit in open_index(runs / system).search(query))
+    assert all(torch.isfinite(torch.tensor(hit.score)) for hit in open_index(open_model(runs / system)).search(query))
 
 
 def test_hits_are_printed_as_json_and_random_features_are_told(runs: Path) -> None:
@@ -132,19 +132,19 @@ def test_features_made_in_another_way_are_refused(runs: Path, tmp_path: Path) ->
     looks = {video: rows_of(video, "looks") for video in videos(3)}
     write_features(tmp_path / "other.zarr", {"looks": looks, "sounds": {"v00": rows_of("v00", "sounds")}})
     with pytest.raises(TrainError, match="sounds was made in another way"):
-        open_index(runs / "dual_encoding", str(tmp_path / "other.zarr"))
+        open_index(open_model(runs / "dual_encoding", str(tmp_path / "other.zarr")))
     write_features(tmp_path / "less.zarr", {"looks": looks})
     with pytest.raises(TrainError, match="lacks sounds"):
-        open_index(runs / "dual_encoding", str(tmp_path / "less.zarr"))
+        open_index(open_model(runs / "dual_encoding", str(tmp_path / "less.zarr")))
     with pytest.raises(TrainError, match="no feature store; name another with --store"):
-        open_index(runs / "dual_encoding", str(tmp_path / "none.zarr"))
+        open_index(open_model(runs / "dual_encoding", str(tmp_path / "none.zarr")))
 
 
 def test_a_run_without_a_model_is_told(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="there is no run"):
-        open_index(tmp_path)
+        open_index(open_model(tmp_path))
     (tmp_path / "run").mkdir()
     for name in ("recipe.json", "assets.json", "experts.json"):
         (tmp_path / "run" / name).write_bytes((runs / "mmt" / name).read_bytes())
     with pytest.raises(TrainError, match="--resume"):
-        open_index(tmp_path / "run")
+        open_index(open_model(tmp_path / "run"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from train.grounding.metrics import mean_iou, recalls
+from train.grounding.metrics import interval_iou, mean_iou, recalls
 from train.metrics import FiguresRow
 
 RANKS = (1, 5)
@@ -69,17 +68,12 @@ def summarise(
     return GroundingMetrics(protocol, videos, len(truths), found, mean_iou(first, truths))
 
 
-def most_frequent_interval(truths: Sequence[Tensor] | Tensor, durations: Tensor, grid: int = 20) -> Tensor:
+def most_frequent_interval(truths: Tensor, durations: Tensor, grid: int = 20) -> Tensor:
     """The interval, as shares of a video, that the most moments overlap by more than half: what a guess that reads
     no sentence is best at. `truths` (N, 2) and `durations` (N,) in seconds; ends lie on a grid of so many steps: (2,).
     """
-    shares = torch.as_tensor(truths) / durations[:, None]
+    shares = truths / durations[:, None]
     steps = torch.arange(grid + 1) / grid
     candidates = torch.stack([torch.stack([a, b]) for a in steps for b in steps if b > a])  # (C, 2)
-    start, end = (
-        torch.maximum(candidates[:, None, 0], shares[:, 0]),
-        torch.minimum(candidates[:, None, 1], shares[:, 1]),
-    )
-    union = torch.maximum(candidates[:, None, 1], shares[:, 1]) - torch.minimum(candidates[:, None, 0], shares[:, 0])
-    hits = ((end - start).clamp(min=0) / union > 0.5).sum(dim=1)
+    hits = (interval_iou(candidates[:, None], shares) > 0.5).sum(dim=1)
     return candidates[hits.argmax()]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from feature_store import FeatureStore
+from train import TrainError
 from train.features import Cache, ExpertFacts, VideoRows, open_rows
 from train.grounding.drn import DRN, DRNConfig, Predictions, segment_maxima
 from train.tasks.base import SCALES, Assets, Embedding, Inputs
-from train.tasks.grounding import ALL_ROWS, GroundingOptions, GroundingTask
+from train.tasks.grounding import ALL_ROWS, GroundingOptions, GroundingTask, Ious
 
+STAGES = 3
 TICKS = 1000  # a second, when units are laid out in whole numbers
 
 
@@ -22,13 +25,13 @@ class DRNOptions(GroundingOptions):
     """`segments` are what a video is cut into, a multiple of 4. Words are learnt also where they begin published."""
 
     system: Literal["drn"]
-    segments: int = 32
+    segments: Annotated[int, Field(gt=0, multiple_of=4)] = 32
     text_units: int = 512
     position_dim: int = 256
     channels: tuple[int, int, int] = (256, 512, 1024)
     pyramid_dim: int = 512
     iou_dim: int = 256
-    ious: tuple[float, ...] = (0.5, 0.7)
+    ious: Ious = (0.5, 0.7)
 
 
 class Segments:
@@ -49,6 +52,11 @@ class Segments:
         return torch.from_numpy(np.stack(maxima)), torch.from_numpy(np.stack(spans))
 
     def _maxima(self, units: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if times[-1, 1] <= 0:
+            raise TrainError(
+                "DRN cuts videos into segments by when features are, which these do not tell: import them with "
+                "--spread or --every in place of --untimed"
+            )
         window = float(times[0, 1] - times[0, 0])
         stride = float(times[1, 0] - times[0, 0]) if len(times) > 1 else window
         frames, stride, window = (max(1, round(TICKS * length)) for length in (float(times[-1, 1]), stride, window))
@@ -58,6 +66,7 @@ class Segments:
 class DRNTask(GroundingTask):
     protocol: ClassVar[str] = "drn"
     strict: ClassVar[bool] = False
+    answers_by_iou: ClassVar[bool] = True
     options: DRNOptions
 
     def __init__(self, options: DRNOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:

@@ -121,7 +121,10 @@ class FVMRTask(GroundingTask):
         return SentencesAndGraphs(sentences, Graphs(texts, folder, self.options.role_graphs))
 
     def read_labels(self, split: Split, folder: Path) -> Labels:
+        """With roles, but for a student that learns alone."""
         assert isinstance(split, MomentSplit)
+        if self.options.objective == "student":
+            return Truths(split)
         return TruthsAndGraphs(Truths(split), Graphs(split.texts, folder, self.options.role_graphs))
 
     def encode_video(self, inputs: Inputs) -> Embedding:
@@ -136,9 +139,13 @@ class FVMRTask(GroundingTask):
         return (self.model.encode_text(words, lengths),)
 
     def loss(self, video: Embedding, text: Embedding, labels: Inputs) -> dict[str, Tensor]:
-        truths, durations, spans, edges, roles = labels
+        truths, durations, *graphs = labels
+        words, lengths = text[:2]
         overlaps = self.model.config.proposals.overlaps(truths, durations)
-        student, teacher = self.model.both(video[0], text[0], text[1], spans, edges, roles)
+        if self.options.objective == "student":
+            student, teacher = self.model.score(video[0], self.model.encode_text(words, lengths)), None
+        else:
+            student, teacher = self.model.both(video[0], words, lengths, *graphs)
         total, parts = fvmr_loss(self.model.config, overlaps, student, teacher)
         return {"loss": total, **parts}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from train import TrainError
@@ -18,12 +19,15 @@ from train.features import VideoRows, first_rows
 from train.grounding.evaluation import GroundingMetrics, summarise
 from train.grounding.proposals import clip_means
 from train.tasks.base import Assets, Embedding, Inputs, Labels, Options, Task, Texts
+from train.text.parses import FORMAT
 from train.text.vocabulary import TokenTable, Vocabulary, count_words, lower_words
 from train.text.word_vectors import read_vectors
 
 ALL_ROWS = first_rows(1 << 30)
 PADDING = "<pad>"  # also stands for words that have no vector, which is all zeros
 AT_ONCE = 64  # sentences that are answered at a time
+
+Ious = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
 
 
 class GroundingOptions(Options):
@@ -37,10 +41,16 @@ class GroundingOptions(Options):
     word_dim: int = 300
     min_count: int = 1
     tokenizer: Literal["clean", "official"] = "clean"
-    ious: tuple[float, ...] = (0.3, 0.5, 0.7)  # that recalls are told for
+    ious: Ious = (0.3, 0.5, 0.7)  # that recalls are told for
 
     def words(self, text: str) -> list[str]:
         return text.lower().split() if self.tokenizer == "official" else lower_words(text)
+
+
+def is_parses(path: Path) -> bool:
+    """Whether a file beside the splits is what was read out of captions (train.text.parses)."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return f'"format": "{FORMAT}"' in file.readline()
 
 
 class Clips:
@@ -87,6 +97,9 @@ class GroundingTask(Task):
 
     protocol: ClassVar[str]
     strict: ClassVar[bool] = True
+    """Whether an answer must overlap the moment by more than an IoU, or by as much."""
+    answers_by_iou: ClassVar[bool] = False
+    """Whether answers depend on the IoU that a recall is told for; else they are the same for all."""
     options: GroundingOptions
     embedding: nn.Embedding
 
@@ -100,7 +113,7 @@ class GroundingTask(Task):
         texts = list(split.texts)
         if options.word_vectors:
             for path in sorted(folder.glob("*.jsonl")):
-                if path.with_suffix(".videos.txt").exists():
+                if not is_parses(path):
                     texts += read_moments(folder, path.stem).texts
         words = count_words(texts, options.words, options.min_count)
         if options.word_vectors:
@@ -143,13 +156,19 @@ class GroundingTask(Task):
         """Recalls of a split; sentences about one video follow each other, so that it is encoded once or twice."""
         split = gallery.split
         assert isinstance(split, MomentSplit)
-        order = split.video_of.argsort(stable=True)
-        ranked: dict[float, list[Tensor]] = {iou: [] for iou in self.options.ious}
-        for captions in order.split(AT_ONCE):
-            videos, place = split.video_of[captions].unique(return_inverse=True)
-            seen, told = encode_videos(self, gallery.videos, videos), encode_texts(self, gallery.texts, captions)
-            durations = split.durations[split.video_of[captions]].to(seen[0].device)
-            for iou, found in ranked.items():
-                found.append(self.answer(tuple(each[place] for each in seen), told, durations, iou).cpu())
-        predictions = {iou: torch.cat(found) for iou, found in ranked.items()}
+        order, ious = split.video_of.argsort(stable=True), self.options.ious
+        ranked: dict[float, list[Tensor]] = {iou: [] for iou in (ious if self.answers_by_iou else ious[:1])}
+        training = self.training
+        self.eval()  # answers are of the whole system, not of encoders alone
+        try:
+            for captions in order.split(AT_ONCE):
+                videos, place = split.video_of[captions].unique(return_inverse=True)
+                seen, told = encode_videos(self, gallery.videos, videos), encode_texts(self, gallery.texts, captions)
+                durations = split.durations[split.video_of[captions]].to(seen[0].device)
+                for iou, found in ranked.items():
+                    found.append(self.answer(tuple(each[place] for each in seen), told, durations, iou).cpu())
+        finally:
+            self.train(training)
+        answers = {iou: torch.cat(found) for iou, found in ranked.items()}
+        predictions = {iou: answers.get(iou, answers[ious[0]]) for iou in ious}
         return summarise(self.protocol, len(split.videos), predictions, split.spans[order], self.strict)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from feature_store import FeatureStore
@@ -23,9 +24,9 @@ class MapOptions(GroundingOptions):
     and `high`; NMS takes away what overlaps by more than `suppress`.
     """
 
-    size: int
+    size: PositiveInt
     scales: tuple[int, ...]
-    clips: int = 256
+    clips: PositiveInt = 256
     low: float = 0.5
     high: float = 1.0
     suppress: float = 0.5
@@ -34,6 +35,15 @@ class MapOptions(GroundingOptions):
     @property
     def proposals(self) -> ProposalMap:
         return ProposalMap(self.size, self.scales)
+
+    @model_validator(mode="after")
+    def _fits_the_map(self) -> Self:
+        if self.clips % self.size:
+            raise ValueError(f"clips = {self.clips} is no multiple of size = {self.size}")
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low} is not below high = {self.high}")
+        _ = self.proposals  # raises ValueError for scales that do not fit
+        return self
 
 
 class TAN2DOptions(MapOptions):
@@ -44,6 +54,12 @@ class TAN2DOptions(MapOptions):
     convolved: bool = False
     text_units: int = 512
     text_layers: int = 3
+
+    @model_validator(mode="after")
+    def _kernels_have_a_middle(self) -> Self:
+        if not self.kernels or not all(kernel > 0 and kernel % 2 for kernel in self.kernels):
+            raise ValueError(f"kernels = {list(self.kernels)}: all must be odd, to have a middle")
+        return self
 
 
 class TAN2DTask(GroundingTask):

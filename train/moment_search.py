@@ -1,0 +1,74 @@
+"""Finding moments by a sentence: those of all videos of a store are embedded once a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from train import TrainError
+from train.evaluation import encode_texts, encode_videos
+from train.features import Source
+from train.grounding.moments import Moment, MomentIndex, write_index
+from train.search import Opened, check_query
+from train.tasks.fvmr import FVMRTask
+
+INDEX = "moments.zarr"
+AT_ONCE = 64  # videos that are embedded at a time
+
+
+def search_moments(
+    opened: Opened, query: str, top: int = 10, path: Path | None = None, engine: str = "torch"
+) -> list[Moment]:
+    """The best `top` moments for a sentence, from the index at `path`, or from the run's own.
+
+    The run's own is made when first asked for, and anew when the model or the store's videos have changed. Raises
+    TrainError for a query without a word, a run whose system embeds no moments, and an index of another model.
+    """
+    check_query(query)
+    task = _task_of(opened)
+    text = encode_texts(task, task.read_texts([query], None), torch.tensor([0]))
+    return _open(opened, path, engine).search(text[0][0], top, task.options.suppress)
+
+
+def build_index(opened: Opened, path: Path | None = None) -> MomentIndex:
+    """Embed the moments of all videos into the index at `path`, by default the run's own."""
+    task, path = _task_of(opened), path or opened.run / INDEX
+    source = Source(opened.store, opened.recipe.data.experts)
+    durations = [float(source.read(video)[1][-1, 1]) for video in opened.videos]
+    batches = _embedded(opened, task)
+    write_index(path, {"key": opened.key}, task.options.proposals, opened.videos, durations, batches)
+    return MomentIndex(path)
+
+
+def _embedded(opened: Opened, task: FVMRTask) -> Iterator[Tensor]:
+    """(B, P, dim) of all videos in order."""
+    videos = task.open_videos(opened.store, opened.videos, "none", "cpu")
+    for some in torch.arange(len(opened.videos)).split(AT_ONCE):
+        yield encode_videos(task, videos, some)[0]
+
+
+def _open(opened: Opened, path: Path | None, engine: str) -> MomentIndex:
+    if path is None:
+        path = opened.run / INDEX
+        if not path.exists() or MomentIndex(path).identity != {"key": opened.key}:
+            build_index(opened)
+    found = MomentIndex(path, engine)
+    if found.identity != {"key": opened.key}:
+        raise TrainError(
+            f"{path}: is of another model, or of other videos, than {opened.run} has now; make it anew with "
+            f"`reelcache index {opened.run} -o {path}`"
+        )
+    return found
+
+
+def _task_of(opened: Opened) -> FVMRTask:
+    if not isinstance(opened.task, FVMRTask) or opened.task.options.objective == "teacher":
+        system = opened.recipe.model.system
+        raise TrainError(
+            f"{opened.run}: {system} looks at a sentence and a video together, so that it can answer about one video, "
+            "but not search many; train FVMR for that"
+        )
+    return opened.task

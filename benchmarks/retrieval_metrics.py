@@ -28,15 +28,8 @@ from measure import ratios, spread, table, verdict
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from train.metrics import (
-    IN_MEMORY,
-    PROTOCOLS,
-    Relevance,
-    evaluate_scores,
-    places_in_columns,
-    places_in_rows,
-    score_blocks,
-)
+from train.metrics import PROTOCOLS, Relevance, evaluate_scores, places_in_columns, places_in_rows
+from train.scores import IN_MEMORY, score_blocks
 
 FASTER, LESS_MEMORY = 10, 0.5
 STEPS = ("scoring", "t2v", "v2t", "total")  # the total is of evaluation, without scoring

@@ -14,7 +14,8 @@ from feature_store import FeatureStore
 from train import TrainError
 from train.annotations import Split, some
 from train.features import missing_videos
-from train.metrics import PROTOCOLS, Relevance, RetrievalMetrics, ScoreMatrix, evaluate_scores, fuse, score_blocks
+from train.metrics import PROTOCOLS, Relevance, RetrievalMetrics, evaluate_scores
+from train.scores import ScoreMatrix, fuse, score_blocks
 
 if TYPE_CHECKING:  # which evaluate themselves
     from train.recipe import Data

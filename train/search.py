@@ -18,9 +18,9 @@ from train import TrainError
 from train.annotations import read_split
 from train.evaluation import encode_texts, encode_videos
 from train.features import missing_videos
-from train.metrics import score_blocks
 from train.recipe import Recipe
 from train.runs import chosen_checkpoint, load_chosen, open_recipe, open_store, open_task
+from train.scores import score_blocks
 from train.tasks.base import Embedding, RetrievalTask, Task
 
 INDEX = "videos.safetensors"

@@ -15,18 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train.metrics import (
-    PROTOCOLS,
-    DirectionMetrics,
-    Relevance,
-    ScoreMatrix,
-    ScoresError,
-    evaluate_scores,
-    fuse,
-    normalise,
-    score_blocks,
-)
+from train.metrics import PROTOCOLS, DirectionMetrics, Relevance, evaluate_scores
 from train.retrieval.hybrid_space import LATENT_SHARE, fused_scores, jaccard
+from train.scores import ScoreMatrix, ScoresError, fuse, normalise, score_blocks
 
 MMT, FLOOR = PROTOCOLS["mmt"], PROTOCOLS["dual_encoding"]
 
@@ -240,7 +231,7 @@ def test_one_tensor_a_side_is_scored_too() -> None:
 def test_fused_scores_are_those_of_the_hybrid_space(
     mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.metrics.BLOCK", 40)
+    monkeypatch.setattr("train.scores.BLOCK", 40)
     latent, concept = torch.randn(9, 13), torch.rand(9, 13)
     expected = fused_scores(latent, concept)
     limit = 0 if mapped else 10_000

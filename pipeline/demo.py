@@ -41,17 +41,22 @@ def run_demo(console: Console, folder: Path, videos: int) -> None:
     console.rule("4. a model that finds videos by text, trained from these features", align="left")
     retrieval = _train(console, folder, "demo_dual_encoding", "captions")
     console.rule("5. what it finds", align="left")
+    unseen = folder / "captions" / "test.videos.txt"
     for caption in _first_of_each(folder / "captions" / "test.jsonl", Caption, 3):
         console.print(plain(f"A sentence about {caption.video}, which the model was not trained with:"))
-        _command(console, "search", retrieval, caption.text, "--top", "3")
+        _command(console, "search", retrieval, caption.text, "--among", unseen, "--top", "3")
 
     console.rule("6. a model that finds moments by text", align="left")
     grounding = _train(console, folder, "demo_fvmr", "moments")
     _command(console, "index", grounding)
     for moment in _first_of_each(folder / "moments" / "test.jsonl", Moment, 2):
         seconds = f"{moment.start:.1f} s to {moment.end:.1f} s"
-        console.print(plain(f"A sentence about {moment.video} from {seconds}, which it was not trained with:"))
-        _command(console, "search", grounding, moment.text, "--top", "3")
+        console.print(
+            plain(f"A sentence about {moment.video} from {seconds}, which it was not trained with. When was it?")
+        )
+        _command(console, "search", grounding, moment.text, "--video", moment.video, "--top", "1")
+    console.print("And among all moments of all videos:")
+    _command(console, "search", grounding, moment.text, "--top", "3")
 
 
 def _train(console: Console, folder: Path, recipe: str, annotations: str) -> Path:

@@ -30,7 +30,7 @@ class Found(NamedTuple):
     video: str
     start: float | None
     end: float | None
-    score: float
+    score: float | None  # none where moments of one video are asked for: they come in order
 
 
 Run = Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)]
@@ -143,6 +143,12 @@ def search(
     index: Annotated[
         Path | None, typer.Option(help="An index of moments. [default: the run's own, made at the first search]")
     ] = None,
+    among: Annotated[
+        Path | None, typer.Option(help="Look for videos among these only: a file of ids, such as test.videos.txt.")
+    ] = None,
+    video: Annotated[
+        str | None, typer.Option(help="Find when in this video, with a run of any grounding system.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="For moments: torch, or faiss if it is installed.")] = "torch",
     as_json: Json = False,
 ) -> None:
@@ -155,14 +161,19 @@ def search(
         reelcache search runs/mmt_msrvtt_1k_a "a dog catches a frisbee"
 
         reelcache search runs/fvmr_charades "a person opens the door" --index moments.zarr
+
+        reelcache search runs/drn_charades "a person opens the door" --video 3MSZA
     """
-    from train.moment_search import search_moments
+    from train.moment_search import moments_of, search_moments
     from train.search import open_index, open_model
     from train.tasks.base import RetrievalTask
 
     opened = open_model(run, store)
-    if isinstance(opened.task, RetrievalTask):
-        found = [Found(hit.video, None, None, hit.score) for hit in open_index(opened).search(query, top)]
+    ids = set(among.read_text(encoding="utf-8").splitlines()) if among else None
+    if video is not None:
+        found = [Found(video, start, end, None) for start, end in moments_of(opened, query, video, top)]
+    elif isinstance(opened.task, RetrievalTask):
+        found = [Found(hit.video, None, None, hit.score) for hit in open_index(opened).search(query, top, ids)]
     else:
         moments = search_moments(opened, query, top, index, engine)
         found = [Found(each.video, each.start, each.end, each.score) for each in moments]
@@ -171,12 +182,19 @@ def search(
         return
     out = _console()
     table = Table(box=None, pad_edge=False)
-    timed = found and found[0].start is not None
-    for column in ("score", "start s", "end s", "video") if timed else ("score", "video"):
+    cells = [
+        {
+            "score": None if each.score is None else f"{each.score:.4f}",
+            "start s": None if each.start is None else f"{each.start:.1f}",
+            "end s": None if each.end is None else f"{each.end:.1f}",
+            "video": escape(each.video),
+        }
+        for each in found
+    ]
+    for column in (column for column in cells[0] if cells[0][column] is not None):
         table.add_column(column, justify="left" if column == "video" else "right")
-    for each in found:
-        times = (f"{each.start:.1f}", f"{each.end:.1f}") if timed else ()
-        table.add_row(f"{each.score:.4f}", *times, escape(each.video))
+    for row in cells:
+        table.add_row(*(cell for cell in row.values() if cell is not None))
     out.print(table)
     _mark_random(out, run)
 

@@ -1,4 +1,4 @@
-"""Finding moments by a sentence: those of all videos of a store are embedded once a model."""
+"""Finding moments by a sentence: of one video, or of all of a store, which are embedded once a model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from train.features import Source
 from train.grounding.moments import Moment, MomentIndex, write_index
 from train.search import Opened, check_query
 from train.tasks.fvmr import FVMRTask
+from train.tasks.grounding import GroundingTask
 
 INDEX = "moments.zarr"
 AT_ONCE = 64  # videos that are embedded at a time
@@ -31,6 +32,26 @@ def search_moments(
     task = _task_of(opened)
     text = encode_texts(task, task.read_texts([query], None), torch.tensor([0]))
     return _open(opened, path, engine).search(text[0][0], top, task.options.suppress)
+
+
+def moments_of(opened: Opened, query: str, video: str, top: int = 5) -> list[tuple[float, float]]:
+    """When in a video a sentence fits, start and end in seconds, the best first, by any grounding system.
+
+    Raises TrainError for a query without a word, a run of a retrieval system, and a video without features.
+    """
+    check_query(query)
+    task = opened.task
+    if not isinstance(task, GroundingTask):
+        raise TrainError(f"{opened.run}: {opened.recipe.model.system} finds videos, not moments of one")
+    if video not in opened.videos:
+        raise TrainError(f"{opened.store.path}: has no features of {video!r}")
+    duration = float(Source(opened.store, opened.recipe.data.experts).read(video)[1][-1, 1])
+    one = torch.tensor([0])
+    seen = encode_videos(task, task.open_videos(opened.store, [video], "none", "cpu"), one)
+    told = encode_texts(task, task.read_texts([query], None), one)
+    with torch.no_grad():
+        ranked = task.answer(seen, told, torch.tensor([duration]), task.options.ious[0])[0]
+    return [(start, end) for start, end in ranked.tolist() if start >= 0][:top]
 
 
 def build_index(opened: Opened, path: Path | None = None) -> MomentIndex:
@@ -68,7 +89,7 @@ def _task_of(opened: Opened) -> FVMRTask:
     if not isinstance(opened.task, FVMRTask) or opened.task.options.objective == "teacher":
         system = opened.recipe.model.system
         raise TrainError(
-            f"{opened.run}: {system} looks at a sentence and a video together, so that it can answer about one video, "
-            "but not search many; train FVMR for that"
+            f"{opened.run}: {system} looks at a sentence and a video together, so that it answers about one "
+            "video (--video ID), but cannot search many; train FVMR for that"
         )
     return opened.task

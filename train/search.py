@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,19 +45,23 @@ class Index:
     embeddings: Embedding
     limits: Tensor  # (similarities, 2): the least and the greatest score that sentences have had
 
-    def search(self, query: str, top: int = 10) -> list[Hit]:
-        """The best `top` videos for a sentence. Raises TrainError for one without a word."""
+    def search(self, query: str, top: int = 10, among: Collection[str] | None = None) -> list[Hit]:
+        """The best `top` videos for a sentence, of all or `among` these ids.
+
+        Raises TrainError for a sentence without a word, and if none of the ids has features.
+        """
         check_query(query)
         text = encode_texts(self.task, self.task.read_texts([query], None), torch.tensor([0]))
         columns = [score_blocks(each, self.embeddings, text).values[:, 0] for each in self.task.similarities()]
         if len(columns) > 1:
             columns = [(each - low) / (high - low) for each, (low, high) in zip(columns, self.limits, strict=True)]
         scores = columns[0] if len(columns) == 1 else self.task.share * columns[0] + (1 - self.task.share) * columns[1]
-        best = scores.topk(min(top, len(scores)))
-        return [
-            Hit(self.videos[place], float(score))
-            for score, place in zip(best.values, best.indices.tolist(), strict=True)
-        ]
+        places = [place for place, video in enumerate(self.videos) if among is None or video in among]
+        if not places:
+            raise TrainError("none of the videos to look among has features")
+        best = scores[places].topk(min(top, len(places)))
+        found = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [Hit(self.videos[places[place]], score) for score, place in found]
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def embed_text(
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where to; what is there already is used.")] = Path("demo"),
-    videos: Annotated[int, typer.Option(min=6, help="How many videos to make.")] = 120,
+    videos: Annotated[int, typer.Option(min=6, help="How many videos to make.")] = 96,
 ) -> None:
     """Make a small corpus of real MP4 files, and run the whole tool on it.
 

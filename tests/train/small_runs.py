@@ -43,6 +43,18 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "max_frames": 4, "max_words": 10,
     },
 }  # fmt: skip
+GROUNDING_SYSTEMS: dict[str, dict[str, Any]] = {
+    "tan2d": {
+        "size": 4, "scales": [4], "kernels": [3, 3], "clips": 8, "word_dim": 8, "dim": 8, "text_units": 4,
+        "text_layers": 1,
+    },
+    "fvmr": {
+        "size": 4, "scales": [4], "clips": 8, "word_dim": 8, "dim": 8, "text_units": 4, "common_dim": 8,
+    },
+    "drn": {
+        "word_dim": 8, "text_units": 4, "position_dim": 4, "channels": [8, 8, 8], "pyramid_dim": 8, "iou_dim": 4,
+    },
+}  # fmt: skip
 
 
 def videos(count: int, prefix: str = "v") -> list[str]:
@@ -105,6 +117,45 @@ def write_corpus(folder: Path, weights: str = "random:0") -> None:
         write_split(captions, name, [(video, text) for video in ids[16:] for text in captions_of(video)], ids[16:])
 
 
+def write_moments(folder: Path) -> None:
+    """FOLDER/moments, over the videos and in the splits of `write_corpus`: two moments a video."""
+    ids = videos(24)
+    for name, some in (("train", ids[:16]), ("val", ids[16:]), ("test", ids[16:])):
+        rows = [(video, text, *span) for video in some for text, span in moments_of(video)]
+        write_moment_split(folder / "moments", name, rows, {video: duration_of(video) for video in some})
+
+
+def duration_of(video: str) -> float:
+    """How long a video's looks are, in seconds."""
+    return EVERY["looks"] * len(rows_of(video, "looks"))
+
+
+def moments_of(video: str) -> list[tuple[str, tuple[float, float]]]:
+    """What is said of a video, and from when to when."""
+    number, duration = int(video[1:]), duration_of(video)
+    first, second = captions_of(video)
+    middle = duration * (0.3 + 0.1 * (number % 4))
+    return [(first, (0.0, middle)), (second, (middle, duration))]
+
+
+def write_moment_split(
+    folder: Path,
+    name: str,
+    moments: Iterable[tuple[str, str, float, float]],
+    durations: Mapping[str, float],
+    listed: bool = True,
+) -> None:
+    """NAME.jsonl with (video, text, start, end), and NAME.videos.txt, if `listed`, of the videos with a duration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"video": video, "text": text, "start": start, "end": end, "meta": {"duration": durations[video]}})
+        for video, text, start, end in moments
+    ]
+    (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    if listed:
+        (folder / f"{name}.videos.txt").write_text("".join(f"{video}\n" for video in durations))
+
+
 def captions_of(video: str) -> list[str]:
     """Two sentences about a video, a little different for each."""
     number = int(video[1:])
@@ -128,15 +179,16 @@ def small_recipe(
     model: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Recipe:
-    """A recipe over what `write_corpus` has written to `folder`."""
+    """A recipe over what `write_corpus`, and for grounding systems `write_moments`, has written to `folder`."""
+    grounding = system in GROUNDING_SYSTEMS
     document = {
         "data": {
             "store": str(folder / "corpus.zarr"),
-            "annotations": str(folder / "captions"),
+            "annotations": str(folder / ("moments" if grounding else "captions")),
             "experts": ["looks", "sounds"],
             **(data or {}),
         },
-        "model": {"system": system, **SYSTEMS[system], **(model or {})},
+        "model": {"system": system, **{**SYSTEMS, **GROUNDING_SYSTEMS}[system], **(model or {})},
         "training": {
             "epochs": 3, "batch": 8, "learning_rate": 1e-2, "log_steps": 1, "accelerator": "cpu", **training,
         },

@@ -85,6 +85,7 @@ class DRNTask(GroundingTask):
             )
         )
         self.embedding = self.model.query.embedding
+        self.requires_grad_()  # of each stage, for several processes share what learns at their start; stages freeze
 
     @classmethod
     def build(cls, options: DRNOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> DRNTask:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from train import TrainError
+from train.annotations import some
 from train.evaluation import encode_texts, encode_videos
 from train.features import Source
 from train.grounding.moments import Moment, MomentIndex, write_index
@@ -45,7 +46,11 @@ def moments_of(opened: Opened, query: str, video: str, top: int = 5) -> list[tup
         raise TrainError(f"{opened.run}: {opened.recipe.model.system} finds videos, not moments of one")
     if video not in opened.videos:
         raise TrainError(f"{opened.store.path}: has no features of {video!r}")
-    duration = float(Source(opened.store, opened.recipe.data.experts).read(video)[1][-1, 1])
+    if isinstance(task, FVMRTask) and task.options.objective == "teacher":
+        raise TrainError(
+            f"{opened.run}: a teacher alone answers sentences of the annotations, whose role graphs it has"
+        )
+    duration = _durations(opened, [video])[0]
     one = torch.tensor([0])
     seen = encode_videos(task, task.open_videos(opened.store, [video], "none", "cpu"), one)
     told = encode_texts(task, task.read_texts([query], None), one)
@@ -57,18 +62,29 @@ def moments_of(opened: Opened, query: str, video: str, top: int = 5) -> list[tup
 def build_index(opened: Opened, path: Path | None = None) -> MomentIndex:
     """Embed the moments of all videos into the index at `path`, by default the run's own."""
     task, path = _task_of(opened), path or opened.run / INDEX
-    source = Source(opened.store, opened.recipe.data.experts)
-    durations = [float(source.read(video)[1][-1, 1]) for video in opened.videos]
+    durations = _durations(opened, opened.videos)
     batches = _embedded(opened, task)
     write_index(path, {"key": opened.key}, task.options.proposals, opened.videos, durations, batches)
     return MomentIndex(path)
 
 
+def _durations(opened: Opened, videos: Sequence[str]) -> list[float]:
+    """How long videos are, in seconds: until the end of their last row. Raises TrainError if rows have no times."""
+    source = Source(opened.store, opened.recipe.data.experts)
+    durations = [float(source.read(video)[1][-1, 1]) for video in videos]
+    untimed = [video for video, duration in zip(videos, durations, strict=True) if not duration > 0]
+    if untimed:
+        raise TrainError(
+            f"{opened.store.path}: features of {some(untimed)} do not tell when they are: import their times"
+        )
+    return durations
+
+
 def _embedded(opened: Opened, task: FVMRTask) -> Iterator[Tensor]:
     """(B, P, dim) of all videos in order."""
     videos = task.open_videos(opened.store, opened.videos, "none", "cpu")
-    for some in torch.arange(len(opened.videos)).split(AT_ONCE):
-        yield encode_videos(task, videos, some)[0]
+    for indices in torch.arange(len(opened.videos)).split(AT_ONCE):
+        yield encode_videos(task, videos, indices)[0]
 
 
 def _open(opened: Opened, path: Path | None, engine: str) -> MomentIndex:

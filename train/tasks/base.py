@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -28,6 +29,12 @@ class Options(BaseModel):
     """The section [model] of a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def of(self, config: type) -> dict[str, Any]:
+        """Those values that a config, a dataclass, has by the same name."""
+        return {
+            field.name: getattr(self, field.name) for field in fields(config) if field.name in type(self).model_fields
+        }
 
 
 class Videos(Protocol):

@@ -76,12 +76,7 @@ class DRNTask(GroundingTask):
             DRNConfig(
                 words=1 + len(assets["words"]),
                 video_dim=sum(expert.dim for expert in experts.values()),
-                word_dim=options.word_dim,
-                text_units=options.text_units,
-                position_dim=options.position_dim,
-                channels=options.channels,
-                pyramid_dim=options.pyramid_dim,
-                iou_dim=options.iou_dim,
+                **options.of(DRNConfig),
             )
         )
         self.embedding = self.model.query.embedding

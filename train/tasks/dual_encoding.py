@@ -41,18 +41,7 @@ class DualEncodingOptions(Options):
 
     def config(self, video_dim: int, words: int) -> DualEncodingConfig:
         return DualEncodingConfig(
-            video_dim,
-            len(SPECIALS) + words,
-            words,
-            self.word_dim,
-            self.video_units,
-            self.text_units,
-            self.video_filters,
-            self.text_filters,
-            common_dim=self.common_dim,
-            dropout=self.dropout,
-            reduced=self.reduced,
-            max_frames=self.max_frames,
+            video_dim=video_dim, words=len(SPECIALS) + words, bag=words, **self.of(DualEncodingConfig)
         )
 
 

@@ -86,20 +86,7 @@ class FVMRTask(GroundingTask):
             FVMRConfig(
                 video_dim=sum(expert.dim for expert in experts.values()),
                 proposals=options.proposals,
-                word_dim=options.word_dim,
-                dim=options.dim,
-                text_units=options.text_units,
-                text_layers=options.text_layers,
-                common_dim=options.common_dim,
-                clips=options.clips,
-                low=options.low,
-                high=options.high,
-                suppress=options.suppress,
-                similarity=options.similarity,
-                objective=options.objective,
-                distill=options.distill,
-                temperature=options.temperature,
-                distill_weight=options.distill_weight,
+                **options.of(FVMRConfig),
             )
         )
 

@@ -100,17 +100,9 @@ class HANetTask(RetrievalTask):
         config = HANetConfig(
             video_dim=sum(expert.dim for expert in experts.values()),
             words=len(SPECIALS) + len(assets["words"]),
-            word_dim=options.word_dim,
-            dim=options.dim,
-            verb_concepts=verbs,
-            noun_concepts=nouns,
             top_verbs=min(HANetConfig.top_verbs, verbs),
             top_nouns=min(HANetConfig.top_nouns, nouns),
-            graph_width=options.graph_width,
-            dropout=options.dropout,
-            graph_dropout=options.graph_dropout,
-            max_frames=options.max_frames,
-            max_words=options.max_words,
+            **{**options.of(HANetConfig), "verb_concepts": verbs, "noun_concepts": nouns},
         )
         self.model = HANet(config, options.compat)
 

@@ -90,15 +90,9 @@ class MMTTask(RetrievalTask):
         self.model = MMT(
             MMTConfig(
                 experts=_tokens_of(experts, options.types),
-                dim=options.dim,
-                layers=options.layers,
-                heads=options.heads,
-                hidden=options.hidden,
-                dropout=options.dropout,
                 positions=options.max_rows + 2,
-                types=options.types,
                 text_dim=self.bert.dim,
-                keep_missing=options.keep_missing,
+                **options.of(MMTConfig),
             )
         )
 

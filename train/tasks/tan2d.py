@@ -73,16 +73,7 @@ class TAN2DTask(GroundingTask):
             TAN2DConfig(
                 video_dim=sum(expert.dim for expert in experts.values()),
                 proposals=options.proposals,
-                kernels=options.kernels,
-                convolved=options.convolved,
-                dim=options.dim,
-                word_dim=options.word_dim,
-                text_units=options.text_units,
-                text_layers=options.text_layers,
-                clips=options.clips,
-                low=options.low,
-                high=options.high,
-                suppress=options.suppress,
+                **options.of(TAN2DConfig),
             )
         )
 

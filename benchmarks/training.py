@@ -124,7 +124,7 @@ def run_here(folder: Path, system: str, cache: Cache, steps: int, device: str) -
     prepared = time.perf_counter()
     facts = {name: ExpertFacts.of(store.experts[name]) for name in recipe.data.experts}
     torch.manual_seed(0)
-    task = TASKS[system].build(recipe.model, facts, assets).to(device)
+    task = TASKS[system](recipe.model, facts, assets).to(device)
     assert isinstance(task, RetrievalTask)
     videos = task.open_videos(store, split.videos, cache, device)
     texts, labels = task.read_texts(split.texts, annotations), task.read_labels(split, annotations)

@@ -34,7 +34,7 @@ from train.tasks.base import Assets
 from train.tasks.dual_encoding import EncodersTask
 from train.tasks.hanet import SPECIALS as HANET_SPECIALS
 from train.tasks.hanet import HANetTask
-from train.tasks.mmt import TYPES, UNTIMED, MMTTask
+from train.tasks.mmt import OFFICIAL_NAMES, UNTIMED, MMTTask
 from train.text.bert import RANDOM, describe
 
 MMT_VARIANT = {
@@ -98,7 +98,7 @@ def adopt(recipe: Recipe, checkpoint: Path, vocabularies: Sequence[Path], run: P
     try:
         adopted = ADOPTERS[system](released, recipe.model, experts, read_vocabularies(system, vocabularies))
         chosen = _with_options(recipe, adopted.options)
-        task = TASKS[system].build(chosen.model, experts, adopted.assets)
+        task = TASKS[system](chosen.model, experts, adopted.assets)
         adopted.load(task)
     except (ValueError, IndexError, RuntimeError) as error:  # the latter two of torch, by shapes that nothing has
         raise TrainError(f"{checkpoint}: {error}") from error
@@ -225,9 +225,9 @@ def _mmt(released: Released, options: Any, experts: Mapping[str, ExpertFacts], v
 
 def _official_expert(name: str, expert: ExpertFacts) -> str:
     """What MMT calls an expert of the store."""
-    by_row = {row: official for official, row in OFFICIAL_TYPES.items()}
-    if name in TYPES:
-        return by_row[TYPES[name]]
+    official = OFFICIAL_NAMES.get(name, name)
+    if official in OFFICIAL_TYPES:
+        return official
     return expert.kind if expert.kind in UNTIMED else name
 
 

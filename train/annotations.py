@@ -32,13 +32,6 @@ class Split:
     video_of: Tensor
     left_out: tuple[str, ...] = ()
 
-    def captions_of(self) -> list[list[int]]:
-        """The indices of each video's captions."""
-        captions: list[list[int]] = [[] for _ in self.videos]
-        for caption, video in enumerate(self.video_of.tolist()):
-            captions[video].append(caption)
-        return captions
-
     def keep(self, videos: Iterable[bool], why: str) -> Self:
         """The split with the videos that are true, and their captions only; `why` the others go."""
         kept = torch.tensor(list(videos))

@@ -98,11 +98,11 @@ def evaluate(
 
         reelcache evaluate runs/mmt_msrvtt_1k_a
     """
-    from train.runs import experts_of
+    from train.runs import random_experts
     from train.testing import evaluate_run
 
     recipe, split, metrics = evaluate_run(run, split, store)
-    random = sorted(expert.name for expert in experts_of(run) if expert.weights.startswith("random"))
+    random = sorted(random_experts(run))
     document = {"split": split, "protocol": metrics.protocol, "metrics": metrics.to_dict(), "random_features": random}
     _keep(run / "evaluation" / split, document, metrics)
     if as_json:
@@ -283,9 +283,9 @@ def _keep(path: Path, document: Mapping[str, Any], metrics: Metrics) -> None:
 
 def _mark_random(out: Console, run: Path) -> None:
     """Say so where features come from random weights."""
-    from train.runs import experts_of
+    from train.runs import random_experts
 
-    random = [expert.name for expert in experts_of(run) if expert.weights.startswith("random")]
+    random = random_experts(run)
     if random:
         names = ", ".join(random)
         out.print(

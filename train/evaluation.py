@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,13 +115,19 @@ def _encode(
     task: Task, encode: Callable[[Inputs], Embedding], batch: Callable[[Tensor], Inputs], indices: Tensor
 ) -> Embedding:
     device = next(task.parameters()).device
+    with evaluating(task):
+        return _joined([encode(to_device(batch(some), device)) for some in indices.split(BATCH)])
+
+
+@contextmanager
+def evaluating(task: Task) -> Iterator[None]:
+    """A task in evaluation mode, and afterwards as it was."""
     training = task.training
     task.eval()
     try:
-        parts = [encode(to_device(batch(some), device)) for some in indices.split(BATCH)]
+        yield
     finally:
         task.train(training)
-    return _joined(parts)
 
 
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:

@@ -174,7 +174,7 @@ def measure_scales(store: FeatureStore, experts: Sequence[str], videos: Sequence
         mean = total / max(rows, 1)
         variance = (squares / max(rows, 1) - mean**2).clip(min=0)
         deviation = np.sqrt(np.where(variance > 1e-12 * mean**2, variance, 1))
-        scales[expert] = mean.tolist(), np.where(deviation > 0, deviation, 1).tolist()
+        scales[expert] = mean.tolist(), deviation.tolist()
     return scales
 
 

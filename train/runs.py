@@ -79,7 +79,7 @@ def open_task(run: Path, recipe: Recipe, store: FeatureStore) -> Task:
                 f"{store.path}: {expert.name} was made in another way than the features that {run} was trained with"
             )
     torch.manual_seed(recipe.training.seed)
-    return TASKS[recipe.model.system].build(recipe.model, {each.name: each for each in known}, _read(run / ASSETS))
+    return TASKS[recipe.model.system](recipe.model, {each.name: each for each in known}, _read(run / ASSETS))
 
 
 def experts_of(run: Path) -> list[ExpertFacts]:
@@ -88,6 +88,11 @@ def experts_of(run: Path) -> list[ExpertFacts]:
         return TypeAdapter(list[ExpertFacts]).validate_python(_read(run / EXPERTS))
     except ValidationError as error:
         raise RecipeError(f"{run / EXPERTS}: damaged ({error.errors()[0]['msg']})") from None
+
+
+def random_experts(run: Path) -> list[str]:
+    """Those whose features come from random weights."""
+    return [expert.name for expert in experts_of(run) if expert.weights.startswith("random")]
 
 
 def chosen_checkpoint(run: Path, recipe: Recipe) -> Path:

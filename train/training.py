@@ -54,7 +54,7 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
     if options.devices > 1:
         share_batch_norms(task)
 
-    module = RetrievalModule(task, options)
+    module = TrainingModule(task, options)
     trainer = _trainer(recipe, run, resume)
     device = trainer.strategy.root_device
     module.validation = open_gallery(task, data, store, val, device) if val else None
@@ -75,8 +75,8 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
     return (*split.left_out, *(val.left_out if val else ()))
 
 
-class RetrievalModule(LightningModule):
-    """A task under training. Pairs of all ranks are held against each other."""
+class TrainingModule(LightningModule):
+    """A task under training. Pairs of all ranks are held against each other, where it compares them."""
 
     batches: PairBatches
     validation: Gallery | None = None

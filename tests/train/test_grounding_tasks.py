@@ -38,7 +38,7 @@ from train.tasks.fvmr import FVMRTask
 from train.tasks.grounding import GroundingTask
 from train.tasks.tan2d import MapOptions, TAN2DTask
 from train.testing import evaluate_run
-from train.training import RetrievalModule, train
+from train.training import TrainingModule, train
 
 STEPS = 4  # an epoch: 32 moments in batches of 8
 STAGES = [{"epochs": 2, "learning_rate": 1e-2}, {"epochs": 2, "learning_rate": 1e-3}]  # after the first
@@ -124,15 +124,15 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     unbroken: Callable[[str], tuple[Recipe, Path]], tmp_path: Path, system: str, step: int
 ) -> None:
     recipe, whole = unbroken(system)
-    run, forward = tmp_path / "run", RetrievalModule.training_step
+    run, forward = tmp_path / "run", TrainingModule.training_step
 
-    def broken(self: RetrievalModule, *arguments: Any) -> Any:
+    def broken(self: TrainingModule, *arguments: Any) -> Any:
         if self.global_step == step:
             raise Killed
         return forward(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RetrievalModule, "training_step", broken)
+        patch.setattr(TrainingModule, "training_step", broken)
         with pytest.raises(Killed):
             train(recipe, run)
     train(open_recipe(run), run, resume=True)
@@ -141,9 +141,9 @@ def test_a_killed_run_ends_as_an_unbroken_one(
 
 def test_each_stage_of_drn_changes_only_what_it_trains_and_has_a_fresh_optimiser(corpus: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, dict[str, Tensor], int, float]] = []  # before each step, and at the end
-    step = RetrievalModule.training_step
+    step = TrainingModule.training_step
 
-    def noted(self: RetrievalModule, *arguments: Any) -> Any:
+    def noted(self: TrainingModule, *arguments: Any) -> Any:
         optimiser: Any = self.optimizers()
         state = {name: tensor.clone() for name, tensor in self.task.state_dict().items()}
         seen.append((self.stage, state, len(optimiser.state), optimiser.param_groups[0]["lr"]))
@@ -151,7 +151,7 @@ def test_each_stage_of_drn_changes_only_what_it_trains_and_has_a_fresh_optimiser
 
     recipe = recipe_of(corpus, "drn")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RetrievalModule, "training_step", noted)
+        patch.setattr(TrainingModule, "training_step", noted)
         train(recipe, tmp_path / "run")
     last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     states = [*(state for _, state, _, _ in seen), {name.removeprefix("task."): last[name] for name in last}]

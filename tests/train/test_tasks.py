@@ -35,7 +35,7 @@ def facts(store: FeatureStore, kinds: dict[str, str] | None = None) -> dict[str,
 def build(recipe: Recipe, experts: dict[str, ExpertFacts] | None = None) -> RetrievalTask:
     task_type, folder = TASKS[recipe.model.system], Path(recipe.data.annotations)
     assets = task_type.prepare(recipe.model, read_split(folder, "train"), folder)
-    return task_type.build(recipe.model, experts or facts(FeatureStore(recipe.data.store)), assets)
+    return task_type(recipe.model, experts or facts(FeatureStore(recipe.data.store)), assets)
 
 
 def rows_of_words(task: RetrievalTask) -> tuple[list[str], torch.Tensor]:
@@ -112,5 +112,5 @@ def test_what_a_system_is_comes_back_from_its_recipe_and_assets(corpus: Path, sy
     recipe = small_recipe(corpus, system)
     task = build(recipe)
     assets = json.loads(json.dumps(task.assets))
-    again = TASKS[system].build(recipe.model, facts(FeatureStore(recipe.data.store)), assets)
+    again = TASKS[system](recipe.model, facts(FeatureStore(recipe.data.store)), assets)
     again.load_state_dict(task.state_dict())

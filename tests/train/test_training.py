@@ -29,7 +29,7 @@ from train.retrieval.hybrid_space import hybrid_loss
 from train.runs import BEST, LAST, LOGS, load_chosen, open_recipe, open_task
 from train.tasks.base import RetrievalTask
 from train.testing import evaluate_run
-from train.training import RetrievalModule, learning_rate, train
+from train.training import TrainingModule, learning_rate, train
 
 STEPS = 4  # an epoch of the small corpus: 32 captions in batches of 8
 
@@ -47,14 +47,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def break_at(monkeypatch: pytest.MonkeyPatch, step: int, method: str = "training_step") -> None:
     """Let the method raise when the run has made so many steps."""
-    whole: Callable[..., Any] = getattr(RetrievalModule, method)
+    whole: Callable[..., Any] = getattr(TrainingModule, method)
 
-    def broken(self: RetrievalModule, *arguments: Any) -> Any:
+    def broken(self: TrainingModule, *arguments: Any) -> Any:
         if self.global_step == step:
             raise Killed
         return whole(self, *arguments)
 
-    monkeypatch.setattr(RetrievalModule, method, broken)
+    monkeypatch.setattr(TrainingModule, method, broken)
 
 
 def train_broken(recipe: Recipe, run: Path, step: int, method: str = "training_step") -> None:
@@ -118,10 +118,10 @@ def test_a_run_killed_from_outside_ends_as_an_unbroken_one(
     (run / "checkpoints").mkdir(parents=True)
     script = tmp_path / "slow.py"
     script.write_text(  # so that there is time to kill it
-        "import sys, time\nfrom pipeline.cli import app\nfrom train.training import RetrievalModule\n"
-        "step = RetrievalModule.training_step\n"
+        "import sys, time\nfrom pipeline.cli import app\nfrom train.training import TrainingModule\n"
+        "step = TrainingModule.training_step\n"
         "def slow(self, *arguments):\n    time.sleep(0.2)\n    return step(self, *arguments)\n"
-        "RetrievalModule.training_step = slow\napp()\n"
+        "TrainingModule.training_step = slow\napp()\n"
     )
     recipe_file = tmp_path / "small.toml"
     recipe_file.write_text(to_toml(recipe))
@@ -225,15 +225,15 @@ def test_the_rate_falls_each_epoch_and_is_halved_when_validation_does_not_improv
 
 def test_the_rate_in_the_optimizer_is_that_of_the_schedule(corpus: Path, tmp_path: Path) -> None:
     rates: list[tuple[int, float]] = []
-    step = RetrievalModule.training_step
+    step = TrainingModule.training_step
 
-    def noted(self: RetrievalModule, *arguments: Any) -> Tensor:
+    def noted(self: TrainingModule, *arguments: Any) -> Tensor:
         rates.append((self.current_epoch, self.optimizers().param_groups[0]["lr"]))  # type: ignore[union-attr]
         return step(self, *arguments)
 
     schedule = {"decay": 0.9, "halve": 0.5, "wait": 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RetrievalModule, "training_step", noted)
+        patch.setattr(TrainingModule, "training_step", noted)
         train(small_recipe(corpus, schedule=schedule, epochs=12, learning_rate=0.05), tmp_path / "run")
     rsums = validated(tmp_path / "run")
     assert rates == [

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -103,7 +103,11 @@ class Task(nn.Module, ABC):
     """Whether pairs of a batch are held against each other, so that a loss needs those of all ranks."""
     any_expert: ClassVar[bool] = False
     """Whether a video is of use that has rows of any expert; else it must have rows of the first."""
-    assets: Assets
+
+    def __init__(self, options: Any, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
+        """The system, its parameters drawn at random."""
+        super().__init__()
+        self.options, self.experts, self.assets = options, tuple(experts), assets
 
     @classmethod
     def read_split(cls, folder: Path, name: str) -> Split:
@@ -114,11 +118,6 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def prepare(cls, options: Any, split: Split, folder: Path) -> Assets:
         """Read the training split; parses of its captions are kept in `folder`."""
-
-    @classmethod
-    @abstractmethod
-    def build(cls, options: Any, experts: Mapping[str, ExpertFacts], assets: Assets) -> Self:
-        """The system, its parameters drawn at random."""
 
     def start(self) -> None:
         """Take what is published of its parameters, at the beginning of a new run."""

@@ -70,8 +70,7 @@ class DRNTask(GroundingTask):
     options: DRNOptions
 
     def __init__(self, options: DRNOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
-        super().__init__()
-        self.options, self.experts, self.assets = options, tuple(experts), assets
+        super().__init__(options, experts, assets)
         self.model = DRN(
             DRNConfig(
                 words=1 + len(assets["words"]),
@@ -81,10 +80,6 @@ class DRNTask(GroundingTask):
         )
         self.embedding = self.model.query.embedding
         self.requires_grad_()  # of each stage, for several processes share what learns at their start; stages freeze
-
-    @classmethod
-    def build(cls, options: DRNOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> DRNTask:
-        return cls(options, experts, assets)
 
     def enter_stage(self, stage: int) -> None:
         self.model.enter(stage)

@@ -16,7 +16,7 @@ from train.losses import triplet_loss
 from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, Encoders
 from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text.vocabulary import TokenTable, Vocabulary, alphanumeric_words, bags, count_words
-from train.text.word_vectors import read_vectors
+from train.text.word_vectors import take_vectors
 
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 
@@ -76,11 +76,9 @@ class EncodersTask(RetrievalTask):
     """What Dual Encoding and its hybrid space share: inputs, and vectors of words."""
 
     model: Encoders
-    experts: tuple[str, ...]
 
     def __init__(self, options: DualEncodingOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
-        super().__init__()
-        self.options, self.experts, self.assets = options, tuple(experts), assets
+        super().__init__(options, experts, assets)
         self.config = options.config(sum(expert.dim for expert in experts.values()), len(assets["words"]))
 
     @classmethod
@@ -91,14 +89,8 @@ class EncodersTask(RetrievalTask):
         """Words with a published vector take it; the others, as in the official code, lie in a cube around 0."""
         if not self.options.word_vectors:
             return
-        words = [*SPECIALS, *self.assets["words"]]
-        vectors = read_vectors(Path(self.options.word_vectors), words, self.options.word_dim)
-        weight = self.model.embedding.weight
-        with torch.no_grad():
-            torch.nn.init.uniform_(weight, -1, 1)
-            for row, word in enumerate(words):
-                if word in vectors:
-                    weight[row] = torch.from_numpy(vectors[word])
+        torch.nn.init.uniform_(self.model.embedding.weight, -1, 1)
+        take_vectors(self.model.embedding, [*SPECIALS, *self.assets["words"]], Path(self.options.word_vectors))
 
     def open_videos(
         self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
@@ -116,13 +108,9 @@ class DualEncodingTask(EncodersTask):
     protocol: ClassVar[str] = "dual_encoding"
     model: DualEncoding
 
-    @classmethod
-    def build(
-        cls, options: DualEncodingOptions, experts: Mapping[str, ExpertFacts], assets: Assets
-    ) -> DualEncodingTask:
-        task = cls(options, experts, assets)
-        task.model = DualEncoding(task.config, options.compat)
-        return task
+    def __init__(self, options: DualEncodingOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
+        super().__init__(options, experts, assets)
+        self.model = DualEncoding(self.config, options.compat)
 
     def encode_video(self, inputs: Inputs) -> Embedding:
         return (self.model.encode_video(*inputs),)

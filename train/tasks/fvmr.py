@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from feature_store import FeatureStore
 from train.annotations import MomentSplit, Split
-from train.features import Cache, ExpertFacts, open_rows
+from train.features import ExpertFacts
 from train.grounding.fvmr import FVMR, FVMRConfig, fvmr_loss
-from train.tasks.base import SCALES, Assets, Embedding, Inputs, Labels, Texts
-from train.tasks.grounding import Clips, GroundingTask, Truths
-from train.tasks.tan2d import MapOptions
+from train.tasks.base import Assets, Embedding, Inputs, Labels, Texts
+from train.tasks.grounding import Truths
+from train.tasks.tan2d import MapOptions, MapTask
 from train.text.graph_table import GraphTable, graph_table
 from train.text.parses import parse_captions
 from train.text.vocabulary import lower_words
@@ -74,13 +73,11 @@ class SentencesAndGraphs:
         return *self._sentences.batch(captions), *self._graphs.batch(captions)
 
 
-class FVMRTask(GroundingTask):
-    protocol: ClassVar[str] = "2d-tan"
+class FVMRTask(MapTask):
     options: FVMROptions
 
     def __init__(self, options: FVMROptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
-        super().__init__()
-        self.options, self.experts, self.assets = options, tuple(experts), assets
+        super().__init__(options, experts, assets)
         self.embedding = self.embed_words()
         self.model = FVMR(
             FVMRConfig(
@@ -89,16 +86,6 @@ class FVMRTask(GroundingTask):
                 **options.of(FVMRConfig),
             )
         )
-
-    @classmethod
-    def build(cls, options: FVMROptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> FVMRTask:
-        return cls(options, experts, assets)
-
-    def open_videos(
-        self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
-    ) -> Clips:
-        rows = open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES))
-        return Clips(rows, self.model.config.clips)
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Texts:
         """Roles are read for the teacher alone: a student answers without them."""

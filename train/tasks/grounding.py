@@ -14,14 +14,14 @@ from torch import Generator, Tensor, nn
 
 from train import TrainError
 from train.annotations import MomentSplit, Split, read_moments
-from train.evaluation import Gallery, encode_texts, encode_videos
+from train.evaluation import Gallery, encode_texts, encode_videos, evaluating
 from train.features import VideoRows, first_rows
 from train.grounding.evaluation import GroundingMetrics, summarise
 from train.grounding.proposals import clip_means
 from train.tasks.base import Assets, Embedding, Inputs, Labels, Options, Task, Texts
 from train.text.parses import FORMAT
 from train.text.vocabulary import TokenTable, Vocabulary, count_words, lower_words
-from train.text.word_vectors import read_vectors
+from train.text.word_vectors import read_vectors, take_vectors
 
 ALL_ROWS = first_rows(1 << 30)
 PADDING = "<pad>"  # also stands for words that have no vector, which is all zeros
@@ -130,12 +130,8 @@ class GroundingTask(Task):
         return embedding
 
     def start(self) -> None:
-        if not self.options.word_vectors:
-            return
-        vectors = read_vectors(Path(self.options.word_vectors), self.assets["words"], self.options.word_dim)
-        with torch.no_grad():
-            for row, word in enumerate(self.assets["words"], 1):
-                self.embedding.weight[row] = torch.from_numpy(vectors[word])
+        if self.options.word_vectors:
+            take_vectors(self.embedding, self.assets["words"], Path(self.options.word_vectors), first=1)
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Texts:
         return Sentences([self.options.words(text) for text in texts], self.assets["words"])
@@ -158,17 +154,13 @@ class GroundingTask(Task):
         assert isinstance(split, MomentSplit)
         order, ious = split.video_of.argsort(stable=True), self.options.ious
         ranked: dict[float, list[Tensor]] = {iou: [] for iou in (ious if self.answers_by_iou else ious[:1])}
-        training = self.training
-        self.eval()  # answers are of the whole system, not of encoders alone
-        try:
+        with evaluating(self):  # answers are of the whole system, not of encoders alone
             for captions in order.split(AT_ONCE):
                 videos, place = split.video_of[captions].unique(return_inverse=True)
                 seen, told = encode_videos(self, gallery.videos, videos), encode_texts(self, gallery.texts, captions)
                 durations = split.durations[split.video_of[captions]].to(seen[0].device)
                 for iou, found in ranked.items():
                     found.append(self.answer(tuple(each[place] for each in seen), told, durations, iou).cpu())
-        finally:
-            self.train(training)
         answers = {iou: torch.cat(found) for iou, found in ranked.items()}
         predictions = {iou: answers.get(iou, answers[ious[0]]) for iou in ious}
         return summarise(self.protocol, len(split.videos), predictions, split.spans[order], self.strict)

@@ -21,7 +21,7 @@ from train.text.graph_table import graph_table
 from train.text.parses import parse_captions, tag_captions
 from train.text.role_graphs import RoleGraph, read_published
 from train.text.vocabulary import TokenTable, Vocabulary, count_words, lower_words
-from train.text.word_vectors import read_vectors
+from train.text.word_vectors import take_vectors
 
 SPECIALS = ("<bos>", "<eos>", "<unk>")  # the first is not used
 
@@ -94,8 +94,7 @@ class HANetTask(RetrievalTask):
     protocol: ClassVar[str] = "hanet"
 
     def __init__(self, options: HANetOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
-        super().__init__()
-        self.options, self.experts, self.assets = options, tuple(experts), assets
+        super().__init__(options, experts, assets)
         verbs, nouns = len(assets["verbs"]), len(assets["nouns"])
         config = HANetConfig(
             video_dim=sum(expert.dim for expert in experts.values()),
@@ -115,20 +114,11 @@ class HANetTask(RetrievalTask):
             "nouns": frequent_lemmas(tagged, is_noun, options.noun_concepts),
         }
 
-    @classmethod
-    def build(cls, options: HANetOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> HANetTask:
-        return cls(options, experts, assets)
-
     def start(self) -> None:
         """Words with a published vector take it."""
-        if not self.options.word_vectors:
-            return
-        words = [*SPECIALS, *self.assets["words"]]
-        vectors = read_vectors(Path(self.options.word_vectors), words, self.options.word_dim)
-        with torch.no_grad():
-            for row, word in enumerate(words):
-                if word in vectors:
-                    self.model.text.embedding.weight[row] = torch.from_numpy(vectors[word])
+        if self.options.word_vectors:
+            words = [*SPECIALS, *self.assets["words"]]
+            take_vectors(self.model.text.embedding, words, Path(self.options.word_vectors))
 
     def open_videos(
         self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str

@@ -45,17 +45,15 @@ class HybridSpaceTask(EncodersTask):
     model: HybridSpace
     options: HybridSpaceOptions
 
+    def __init__(self, options: HybridSpaceOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
+        super().__init__(options, experts, assets)
+        self.model = HybridSpace(self.config, len(assets["concepts"]), options.compat)
+
     @classmethod
     def prepare(cls, options: DualEncodingOptions, split: Split, folder: Path) -> Assets:
         assert isinstance(options, HybridSpaceOptions)
         concepts = hybrid_vocabulary(_lemmas(options, split, folder), options.concepts)
         return {**super().prepare(options, split, folder), "concepts": concepts}
-
-    @classmethod
-    def build(cls, options: HybridSpaceOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> HybridSpaceTask:
-        task = cls(options, experts, assets)
-        task.model = HybridSpace(task.config, len(assets["concepts"]), options.compat)
-        return task
 
     def read_labels(self, split: Split, folder: Path) -> ConceptLabels:
         return ConceptLabels(_lemmas(self.options, split, folder), self.assets["concepts"])

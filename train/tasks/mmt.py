@@ -14,13 +14,13 @@ from train import RecipeError
 from train.annotations import Split
 from train.features import Cache, ExpertFacts, RowBatch, VideoRows, open_rows, random_rows
 from train.losses import max_margin_loss
-from train.retrieval.mmt import MMT, UNKNOWN, ExpertBatch, ExpertTokens, MMTConfig
+from train.retrieval.mmt import MMT, OFFICIAL_TYPES, UNKNOWN, ExpertBatch, ExpertTokens, MMTConfig
 from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text.bert import RANDOM, SPECIALS, Bert, describe, tokenize
 from train.text.vocabulary import TokenTable
 
 # The rows that experts have in the official table, for published checkpoints; others take the rows after these.
-TYPES = {"s3d": 1, "vggish": 2, "face": 3, "senet154": 5, "speech": 6, "ocr": 7, "densenet161_places365": 9}
+OFFICIAL_NAMES = {"senet154": "rgb", "densenet161_places365": "scene"}  # others have the same
 UNTIMED = ("face", "ocr", "speech")  # kinds whose features the published model takes as of no known time
 
 
@@ -83,8 +83,7 @@ class MMTTask(RetrievalTask):
     any_expert: ClassVar[bool] = True
 
     def __init__(self, options: MMTOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
-        super().__init__()
-        self.options, self.assets = options, assets
+        super().__init__(options, experts, assets)
         self.bert = Bert(assets["bert"])
         self._untimed = frozenset(name for name, expert in experts.items() if expert.kind in UNTIMED)
         self.model = MMT(
@@ -99,10 +98,6 @@ class MMTTask(RetrievalTask):
     @classmethod
     def prepare(cls, options: MMTOptions, split: Split, folder: Path) -> Assets:
         return {"bert": describe(options.bert, split.texts)}
-
-    @classmethod
-    def build(cls, options: MMTOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> MMTTask:
-        return cls(options, experts, assets)
 
     def start(self) -> None:
         if self.options.bert == RANDOM:
@@ -140,10 +135,10 @@ class MMTTask(RetrievalTask):
 
 def _tokens_of(experts: Mapping[str, ExpertFacts], types: int) -> tuple[ExpertTokens, ...]:
     """The experts with their rows of the table: the official ones where there are, else those that are left."""
-    free = iter(number for number in range(1, types) if number not in TYPES.values())
+    free = iter(number for number in range(1, types) if number not in OFFICIAL_TYPES.values())
     tokens = []
     for name, expert in experts.items():
-        type_id = TYPES.get(name) or next(free, types)
+        type_id = OFFICIAL_TYPES.get(OFFICIAL_NAMES.get(name, name)) or next(free, types)
         if type_id >= types:
             raise RecipeError(f"model.types is {types}: there is no row left for {name}; give a larger one")
         tokens.append(ExpertTokens(name, expert.dim, type_id))

@@ -62,12 +62,22 @@ class TAN2DOptions(MapOptions):
         return self
 
 
-class TAN2DTask(GroundingTask):
-    protocol: ClassVar[str] = "2d-tan"
+class MapTask(GroundingTask):
+    """A system that scores the moments of a map, by 2D-TAN's protocol."""
 
+    protocol: ClassVar[str] = "2d-tan"
+    options: MapOptions
+
+    def open_videos(
+        self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
+    ) -> Clips:
+        rows = open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES))
+        return Clips(rows, self.options.clips)
+
+
+class TAN2DTask(MapTask):
     def __init__(self, options: TAN2DOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
-        super().__init__()
-        self.options, self.experts, self.assets = options, tuple(experts), assets
+        super().__init__(options, experts, assets)
         self.embedding = self.embed_words()
         self.model = TAN2D(
             TAN2DConfig(
@@ -76,16 +86,6 @@ class TAN2DTask(GroundingTask):
                 **options.of(TAN2DConfig),
             )
         )
-
-    @classmethod
-    def build(cls, options: TAN2DOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> TAN2DTask:
-        return cls(options, experts, assets)
-
-    def open_videos(
-        self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
-    ) -> Clips:
-        rows = open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES))
-        return Clips(rows, self.model.config.clips)
 
     def encode_video(self, inputs: Inputs) -> Embedding:
         return (self.model.encode_video(inputs[0]),)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from feature_store import StoreError
 from feature_store.foreign.bigfile import open_matrix
@@ -32,6 +34,15 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
         if not np.isfinite(vector).all():
             raise TrainError(f"word vectors {path}: that of {word!r} is not finite")
     return vectors
+
+
+def take_vectors(embedding: nn.Embedding, words: Sequence[str], path: Path, first: int = 0) -> None:
+    """Give the rows of `words`, from row `first` on, their published vectors, where there are. Raises as above."""
+    vectors = read_vectors(path, words, embedding.embedding_dim)
+    with torch.no_grad():
+        for row, word in enumerate(words, first):
+            if word in vectors:
+                embedding.weight[row] = torch.from_numpy(vectors[word])
 
 
 def _of_bigfile(folder: Path, words: set[str]) -> dict[str, np.ndarray]:

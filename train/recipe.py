@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from train import RecipeError
 from train.tasks import OPTIONS
@@ -45,14 +54,19 @@ class Data(BaseModel):
 
 
 class Schedule(BaseModel):
-    """How the learning rate falls: by `decay` each epoch, and by `halve` when validation did not improve.
+    """How the learning rate falls: each epoch, at given epochs, and when validation does not improve.
 
-    At least `wait` epochs lie between two such cuts.
+    By `decay` after every epoch; by `drop` after each number of epochs in `milestones`; and by `halve` after more
+    than `patience` epochs in a row that were no better than the best before. At least `wait` epochs lie between two
+    cuts of that last kind.
     """
 
     model_config = _STRICT
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    milestones: tuple[PositiveInt, ...] = ()
+    drop: Annotated[float, Field(gt=0, le=1)] = 0.1
     halve: Annotated[float, Field(gt=0, le=1)] = 1.0
+    patience: NonNegativeInt = 0
     wait: PositiveInt = 3
 
 

@@ -144,17 +144,17 @@ def stage_of(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:
 def learning_rate(base: float, schedule: Schedule, epoch: int, rsums: Sequence[float]) -> float:
     """The rate in an epoch (from 0) after validations that gave `rsums`, one an epoch.
 
-    As Dual Encoding has it: `decay` after every epoch, and `halve` when an epoch was no better than the best before,
-    if `wait` epochs have passed since the last such cut.
+    With a `patience` of 0 it is halved as Dual Encoding does, else as PyTorch's ReduceLROnPlateau.
     """
-    best, since, cuts = float("-inf"), 0, 0
+    best, since, worse, cuts = float("-inf"), 0, 0, 0
     for rsum in rsums:
         since += 1
-        if rsum > best:
-            best = rsum
-        elif since >= schedule.wait:
-            cuts, since = cuts + 1, 0
-    return base * schedule.decay**epoch * schedule.halve**cuts
+        worse = 0 if rsum > best else worse + 1
+        best = max(best, rsum)
+        if worse > schedule.patience and since >= schedule.wait:
+            cuts, since, worse = cuts + 1, 0, 0
+    dropped = sum(milestone <= epoch for milestone in schedule.milestones)
+    return base * schedule.decay**epoch * schedule.drop**dropped * schedule.halve**cuts
 
 
 class KeepCheckpoints(Checkpoint):

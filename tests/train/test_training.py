@@ -201,28 +201,6 @@ def test_a_run_without_validation_ends_with_its_last_epoch(corpus: Path, tmp_pat
         train(small_recipe(corpus, data={"val": ""}, select="last", patience=3), tmp_path / "other")
 
 
-@pytest.mark.parametrize(
-    ("rsums", "cuts"),
-    [
-        ([], 0),
-        ([100.0], 0),
-        ([100.0, 101.0, 102.0, 103.0, 104.0], 0),
-        ([100.0, 90.0], 0),  # two epochs since the beginning
-        ([100.0, 90.0, 90.0], 1),  # three, and no better
-        ([100.0, 90.0, 101.0], 0),  # three, but better
-        ([100.0, 101.0, 102.0, 102.0], 1),  # as good is not better
-        ([100.0, 90.0, 90.0, 90.0, 90.0], 1),  # the next no sooner than three epochs later
-        ([100.0, 90.0, 90.0, 90.0, 90.0, 90.0], 2),
-        ([100.0, 90.0, 90.0, 101.0, 102.0, 103.0, 90.0], 2),
-    ],
-)
-def test_the_rate_falls_each_epoch_and_is_halved_when_validation_does_not_improve(
-    rsums: list[float], cuts: int
-) -> None:
-    schedule = Schedule(decay=0.99, halve=0.5, wait=3)
-    assert learning_rate(1e-4, schedule, len(rsums), rsums) == pytest.approx(1e-4 * 0.99 ** len(rsums) * 0.5**cuts)
-
-
 def test_the_rate_in_the_optimizer_is_that_of_the_schedule(corpus: Path, tmp_path: Path) -> None:
     rates: list[tuple[int, float]] = []
     step = TrainingModule.training_step

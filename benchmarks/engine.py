@@ -35,7 +35,7 @@ from videos import about, make_video, write_manifest
 
 from data_manifests import Manifest
 from extractors import Clips, Expert, Network, find_experts, load_expert
-from pipeline.extraction import CPU_BATCH, CPU_CLIPS, _torch_settings, default_workers, extract
+from pipeline.extraction import extract
 from pipeline.sampling import Ended, Request, sample_video
 from pipeline.tuning import keep_freed_memory
 
@@ -102,7 +102,7 @@ def main(
         batches = ready_batches(manifest, chosen, networks)
         bare(networks, [own[:1] for own in batches])  # oneDNN writes its code at the first call
         for number in range(rounds):
-            with _torch_settings(CPU, cores, default_workers(CPU, cores)), alone.running():
+            with torch_settings(CPU, cores, default_decoders(CPU, cores)), alone.running():
                 threads, features = torch.get_num_threads(), bare(networks, batches)
             store = Path(folder) / f"{number}.zarr"
             summary = extract(

@@ -45,7 +45,7 @@ def export_features(
     one that is cut off index.json says that it is not complete.
 
     Args:
-        store: the store.
+        store: the store, a folder or an object store's URL.
         folder: a new or empty folder, or that of a previous export.
         format: "npy", "hdf5" or "webdataset".
         experts: their names; by default all.
@@ -87,7 +87,7 @@ def _export(expert: ExpertReader, video: str) -> Exported:
 def _experts(store: FeatureStore, names: Sequence[str] | None) -> dict[str, ExpertInfo]:
     unknown = [name for name in names or () if name not in store]
     if unknown or not store.experts:
-        raise ImportUsageError(f"{store.path}: has no expert {', '.join(unknown)}; it has {', '.join(store.experts)}")
+        raise ImportUsageError(f"{store.url}: has no expert {', '.join(unknown)}; it has {', '.join(store.experts)}")
     return {name: store.experts[name] for name in names or store.experts}
 
 
@@ -103,7 +103,7 @@ def _videos(store: FeatureStore, experts: Sequence[str], videos: Sequence[str] |
     known = set(there)
     for video in videos:
         if video not in known:
-            raise unknown_video(store.path, video, there)
+            raise unknown_video(store.url, video, there)
     return list(dict.fromkeys(videos))
 
 

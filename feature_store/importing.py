@@ -77,7 +77,7 @@ def import_features(
     Args:
         format: one of `FORMATS`.
         paths: the files or folders of the features.
-        store: a store, or where to make one.
+        store: a folder or an object store's URL: of a store, or where to make one.
         expert: the name to store them under.
         key: which features, where a file holds several; by default those called like the expert, or the only ones.
         kind: what they are, e.g. "motion"; by default what an export of ours says, else "imported".
@@ -101,7 +101,7 @@ def import_features(
         ImportUsageError: an option is missing or wrong. StoreError: the source or the store is not as it
             must be. Either names what is wrong, where, and what to do.
     """
-    store, show = Path(store), show or _silent
+    show = show or _silent
     _check_options(format, expert, dtype, shard_videos, videos or ())
     writer = StoreWriter(store)  # refuses what can be no store before the source is looked at
     reader = FORMATS[format]
@@ -111,7 +111,7 @@ def import_features(
         asked = asked.known_of(source.every)
         surveyed = survey(source, asked, show)
         stored, notes = stored_dtype(source, surveyed, dtype)
-        ids = list(videos) if videos is not None else ids_of_store(store, source.ids)
+        ids = list(videos) if videos is not None else ids_of_store(writer.place, source.ids)
         found = match(ids, source, reader.spellings, skip_unknown)
         _check_durations(durations, ids, found)
         sha256 = digest_files(source, show)
@@ -124,9 +124,9 @@ def import_features(
             "dim": surveyed.dim,
             "dtype": str(stored),
         }
-        refuse_another(store, expert, identity)
-        with all_or_nothing(store, expert):
-            plan = plan_of(store, ids, shard_videos, digest, named=videos is not None)
+        refuse_another(writer.place, expert, identity)
+        with all_or_nothing(writer.place, expert), writer:
+            plan = plan_of(writer, ids, shard_videos, digest, named=videos is not None)
             about = {"notes": notes, "original": source.identity}
             target = writer.add_expert(expert, identity, about)
             written, statuses = _write(

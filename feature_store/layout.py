@@ -8,6 +8,7 @@
     corpus.zarr/<expert>/<shard>/records       (bytes,) uint8: of experts that find things, a JSON object a row
     corpus.zarr/<expert>/<shard>/record_offsets (rows + 1,) int64: where in them the rows begin, and the end
     corpus.zarr/<expert>/<shard>/complete.json written last: who is in the shard, how it went, every file's digest
+    corpus.zarr/.run/                          of runs that write: what they tell each other, and what is half written
 
 Documents are sealed: they carry the SHA-256 of their own content.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -32,6 +33,7 @@ from pydantic.dataclasses import dataclass as checked
 FORMAT = 1
 ATTRIBUTE = "reelcache"  # the key of our documents in Zarr attributes
 COMPLETE = "complete.json"
+METADATA = "zarr.json"  # of a group or an array
 FEATURES, TIMES, OFFSETS = "features", "times", "offsets"
 RECORDS, RECORD_OFFSETS = "records", "record_offsets"
 NAME_BYTES = 200  # of a folder's name; file systems take 255
@@ -182,25 +184,35 @@ def dump_record(record: ShardRecord) -> bytes:
 
 def load_record(path: Path) -> ShardRecord:
     """Read a complete.json. Raises StoreError if it is damaged, FileNotFoundError if it is not there."""
-    content = path.read_bytes()
+    return parse_record(path.read_bytes(), path)
+
+
+def parse_record(content: bytes, where: str | Path) -> ShardRecord:
+    """What a complete.json says. Raises StoreError, naming `where` it lies, if it is damaged."""
     try:
-        return _record_adapter.validate_python(unseal(json.loads(content), path))
+        return _record_adapter.validate_python(unseal(json.loads(content), where))
     except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
-        raise StoreError(f"{path}: damaged ({error})") from None
+        raise StoreError(f"{where}: damaged ({error})") from None
 
 
 def load_attributes(folder: Path) -> dict[str, Any]:
     """The sealed document in the attributes of a Zarr group. Raises StoreError if there is none."""
-    path = folder / "zarr.json"
+    path = folder / METADATA
     try:
-        metadata = json.loads(path.read_bytes())
-        if (metadata["zarr_format"], metadata["node_type"]) == (3, "group"):
-            return unseal(metadata["attributes"][ATTRIBUTE], path)
+        return parse_attributes(path.read_bytes(), path)
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(f"{folder}: there is no feature store") from None
+
+
+def parse_attributes(content: bytes, where: str | Path) -> dict[str, Any]:
+    """The sealed document in a group's zarr.json. Raises StoreError, naming `where` it lies, if it holds none."""
+    try:
+        metadata = json.loads(content)
+        if (metadata["zarr_format"], metadata["node_type"]) == (3, "group"):
+            return unseal(metadata["attributes"][ATTRIBUTE], where)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise StoreError(f"{path}: not the metadata of a feature store, or damaged")
+    raise StoreError(f"{where}: not the metadata of a feature store, or damaged")
 
 
 def split_records(content: np.ndarray, ends: np.ndarray) -> list[dict[str, Any]]:
@@ -215,12 +227,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def drop_shard(folder: Path) -> None:
-    """Remove a shard, its mark of completeness first: what is half removed never counts as complete."""
-    (folder / COMPLETE).unlink(missing_ok=True)
-    shutil.rmtree(folder)
-
-
 def sync_to_disk(path: Path) -> None:
     """Have a file or folder survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -232,8 +238,11 @@ def sync_to_disk(path: Path) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file that is there whole, and for good, or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    sync_to_disk(part)
-    os.replace(part, path)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        part.write_bytes(content)
+        sync_to_disk(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     sync_to_disk(path.parent)

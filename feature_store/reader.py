@@ -1,7 +1,8 @@
 """Reading features: chunk files are mapped into memory and sliced, which costs microseconds.
 
 zarr-python does the same over any store, a hundred times slower; it is what `FeatureStore` falls back
-to where chunks cannot be mapped.
+to where chunks cannot be mapped. Shards of a store in an object store are fetched once, whole, and then
+read like local ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import zarr
 from feature_store.layout import (
     COMPLETE,
     FEATURES,
+    METADATA,
     OFFSETS,
     RECORD_OFFSETS,
     RECORDS,
@@ -29,17 +31,19 @@ from feature_store.layout import (
     ShardRecord,
     StoreError,
     VideoStatus,
-    load_attributes,
     load_record,
     node_name,
+    parse_record,
     shard_name,
     split_records,
 )
-from feature_store.writer import read_plan
+from feature_store.mirror import MEND, Mirror, MirroredShards, NotFetched
+from feature_store.object_place import ObjectPlace
+from feature_store.places import Place, open_place
+from feature_store.writer import NoMetadata, read_attributes, read_plan
 
 ONE_THREAD = 32_768  # numbers that torch converts without waking other threads
 SHARDS_HELD = 64  # shards of an expert whose files stay mapped
-MEND = "`reelcache verify STORE --repair` drops damaged shards for extract to do again"
 
 
 @dataclass(frozen=True)
@@ -82,22 +86,29 @@ class FeatureStore:
         store.experts["s3d"].dim                # 1024
         store["s3d"].read("video7010").values   # (T, 1024) float32
 
-    Raises StoreError if there is no store at `path`. A store that is being written can be read: its
-    complete shards are there. Open it again to see newer ones.
+    `store` is a folder or an object store's URL. `path` is the local folder that is read: of a URL that of the
+    cache, below $REELCACHE_CACHE. Raises StoreError if there is no store, OSError if the network gives out.
+    A store that is being written can be read: its complete shards are there. Open it again to see newer ones.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.plan: ShardPlan = read_plan(self.path)
-        self.experts: dict[str, ExpertInfo] = {info.name: info for info in _experts(self.path)}
+    def __init__(self, store: str | Path) -> None:
+        self.place = open_place(store)
+        self.url = self.place.url
+        self._mirror = Mirror(self.place) if isinstance(self.place, ObjectPlace) else None
+        self.path: Path = self._mirror.folder if self._mirror else Path(store)
+        self.plan: ShardPlan = read_plan(self.place)
+        self.experts: dict[str, ExpertInfo] = {info.name: info for info in _experts(self.place)}
         self._opened: dict[str, ExpertReader] = {}
 
     def __getitem__(self, expert: str) -> ExpertReader:
         if expert not in self.experts:
             there = ", ".join(sorted(self.experts)) or "none"
-            raise NotInStore(f"{self.path} has no expert {expert!r}; it has {there}")
+            raise NotInStore(f"{self.url} has no expert {expert!r}; it has {there}")
         if expert not in self._opened:
-            self._opened[expert] = ExpertReader(self.path / node_name(expert), self.experts[expert], len(self.plan))
+            node = node_name(expert)
+            planned = len(self.plan)
+            shards = self._mirror.expert(node, planned) if self._mirror else LocalShards(self.path / node, planned)
+            self._opened[expert] = ExpertReader(shards, f"{self.url}/{node}", self.experts[expert])
         return self._opened[expert]
 
     def __contains__(self, expert: object) -> bool:
@@ -107,9 +118,9 @@ class FeatureStore:
 class ExpertReader:
     """The features of one expert, by video id."""
 
-    def __init__(self, folder: Path, info: ExpertInfo, shards: int) -> None:
-        self.folder, self.info = folder, info
-        self._shards = shards
+    def __init__(self, shards: LocalShards | MirroredShards, where: str, info: ExpertInfo) -> None:
+        self.info = info
+        self._shards, self._where = shards, where
         self._shard = lru_cache(SHARDS_HELD)(self._open_shard)
 
     def read(self, video: str) -> Features:
@@ -118,7 +129,7 @@ class ExpertReader:
         try:
             return self._shard(shard).read(number)
         except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{self.folder / shard_name(shard)}: damaged ({error}); {MEND}") from error
+            raise self._damaged(shard, error) from error
 
     def records(self, video: str) -> list[dict[str, Any]]:
         """What each row of a video is about, e.g. {"text": "EXIT", "box": ..., "start": 3.0, "end": 3.5}.
@@ -132,11 +143,13 @@ class ExpertReader:
         try:
             return self._shard(shard).records(number)
         except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{self.folder / shard_name(shard)}: damaged ({error}); {MEND}") from error
+            raise self._damaged(shard, error) from error
 
     def status(self, video: str) -> VideoStatus:
         """How the video went. Raises NotInStore like `read`."""
         shard, number = self._place(video)
+        if isinstance(self._shards, MirroredShards):  # whose rows may not be here, and are not needed
+            return self._shards.record(shard).videos[number]
         return self._shard(shard).record.videos[number]
 
     def __contains__(self, video: object) -> bool:
@@ -151,16 +164,14 @@ class ExpertReader:
 
     def shards(self) -> Iterator[ShardRecord]:
         """The records of all complete shards, in order. Raises StoreError at a damaged or misplaced one."""
-        for shard in range(self._shards):
-            path = self.folder / shard_name(shard) / COMPLETE
+        for shard, content in self._shards.records():
+            where = f"{self._where}/{shard_name(shard)}/{COMPLETE}"
             try:
-                record = load_record(path)
-            except FileNotFoundError:
-                continue
+                record = parse_record(content, where)
             except StoreError as error:
                 raise StoreError(f"{error}; {MEND}") from None
             if (record.expert, record.shard) != (self.info.name, shard):
-                raise StoreError(f"{path}: belongs to shard {record.shard} of {record.expert}; {MEND}")
+                raise StoreError(f"{where}: belongs to shard {record.shard} of {record.expert}; {MEND}")
             yield record
 
     @cached_property
@@ -176,7 +187,33 @@ class ExpertReader:
             raise unknown_video(self.info.name, video, self._places) from None
 
     def _open_shard(self, shard: int) -> Shard:
-        return Shard(self.folder / shard_name(shard))
+        return Shard(self._shards.folder(shard))
+
+    def _damaged(self, shard: int, error: Exception) -> Exception:
+        """What to raise for an error in reading a shard: not all of them are its own fault."""
+        if isinstance(error, NotFetched | StoreError):
+            return error
+        return StoreError(f"{self._where}/{shard_name(shard)}: damaged ({error}); {MEND}")
+
+
+class LocalShards:
+    """The complete shards of an expert, in its folder."""
+
+    def __init__(self, folder: Path, planned: int) -> None:
+        self._folder, self._planned = folder, planned
+
+    def records(self) -> Iterator[tuple[int, bytes]]:
+        """The number and the complete.json of each shard that has one, in order."""
+        for shard in range(self._planned):
+            try:
+                content = (self._folder / shard_name(shard) / COMPLETE).read_bytes()
+            except FileNotFoundError:
+                continue
+            yield shard, content
+
+    def folder(self, shard: int) -> Path:
+        """A local folder with the files of a complete shard."""
+        return self._folder / shard_name(shard)
 
 
 class Shard:
@@ -275,20 +312,25 @@ def _float32(values: np.ndarray) -> np.ndarray:
     return floats
 
 
-def _experts(path: Path) -> Iterator[ExpertInfo]:
-    for folder in sorted(path.iterdir()):
-        if folder.is_dir() and (folder / "zarr.json").exists():
-            document = load_attributes(folder)
-            if node_name(document["expert"]) != folder.name:
-                raise StoreError(f"{folder}: holds the expert {document['expert']!r}; give the folder its name back")
-            identity = document["identity"]
-            yield ExpertInfo(
-                name=document["expert"],
-                kind=identity["kind"],
-                dim=identity["dim"],
-                dtype=identity["dtype"],
-                weights=identity["weights"]["source"],
-                sampling=identity["sampling"],
-                identity=identity,
-                about=document["about"],
-            )
+def _experts(place: Place) -> Iterator[ExpertInfo]:
+    for node in place.children():
+        if node.startswith(".") or node == METADATA:  # what runs leave; no expert's folder is called so
+            continue
+        try:
+            document = read_attributes(place, node)
+        except NoMetadata:
+            continue
+        if node_name(document["expert"]) != node:
+            where = f"{place.url}/{node}"
+            raise StoreError(f"{where}: holds the expert {document['expert']!r}; give the folder its name back")
+        identity = document["identity"]
+        yield ExpertInfo(
+            name=document["expert"],
+            kind=identity["kind"],
+            dim=identity["dim"],
+            dtype=identity["dtype"],
+            weights=identity["weights"]["source"],
+            sampling=identity["sampling"],
+            identity=identity,
+            about=document["about"],
+        )

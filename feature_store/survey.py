@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from pydantic_core import from_json
 
-from feature_store.layout import VideoStatus, differences, node_name, shard_name
-from feature_store.reader import FeatureStore, unknown_video
+from feature_store.layout import (
+    COMPLETE,
+    State,
+    StoreError,
+    VideoStatus,
+    differences,
+    node_name,
+    shard_name,
+)
+from feature_store.places import Place, open_place
+from feature_store.reader import MEND, ExpertInfo, FeatureStore, unknown_video
+from feature_store.writer import complete_shards
+
+STATES: tuple[str, ...] = get_args(State)
+REQUESTS, TOGETHER = 16, 32  # threads that read records, and records that one of them reads at a time
 
 
 @dataclass(frozen=True)
@@ -54,44 +70,125 @@ class StoreSummary:
 
 
 def summarize(path: str | Path) -> StoreSummary:
-    """Read the records of all complete shards. Raises StoreError."""
-    store = FeatureStore(path)
-    experts = {}
-    failures: list[Failure] = []
-    passes: dict[tuple[int, str], int] = {}  # over a shard's videos -> how many of them it decoded
-    for name, info in store.experts.items():
-        counts: Counter[str] = Counter()
-        rows, seconds, size = 0, 0.0, 0
-        for record in store[name].shards():
-            counts.update(video.status for video in record.videos)
-            rows += sum(video.rows for video in record.videos)
-            seconds += sum(video.seconds for video in record.videos)
-            folder = store.path / node_name(name) / shard_name(record.shard)
-            size += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            failures += _failures(name, record.videos)
-            for served in record.run.get("passes", ()):
-                passes[record.shard, served["pass"]] = served["videos"]
-        experts[name] = ExpertSummary(
-            kind=info.kind,
-            dim=info.dim,
-            dtype=info.dtype,
-            weights=info.weights,
-            ok=counts["ok"],
-            truncated=counts["truncated"],
-            no_stream=counts["no_stream"],
-            failed=counts["failed"],
-            pending=store.plan.videos - counts.total(),
-            rows=rows,
-            seconds=seconds,
-            bytes=size,
-        )
-    return StoreSummary(store.plan.videos, len(store.plan), sum(passes.values()), experts, tuple(failures))
+    """Count what the records of all complete shards say, which only `verify` checks. Raises StoreError."""
+    return Survey(path).refresh()
 
 
-def _failures(expert: str, videos: tuple[VideoStatus, ...]) -> Iterator[Failure]:
-    for video in videos:
-        if video.status in ("failed", "truncated"):
-            yield Failure(video.id, expert, video.stage or video.status, video.reason or "")
+class Survey:
+    """The summary of a store that may be growing: each time it is asked for costs what is new since the last.
+
+        survey = Survey("corpus.zarr")
+        survey.refresh().experts["s3d"].pending  # 640
+        survey.refresh().experts["s3d"].pending  # 576
+
+    Of a shard only counts and failures stay in memory, some 500 bytes.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._place = path, open_place(path)
+        self._known: dict[str, dict[tuple[int, str], _ShardSummary]] = {}  # expert -> shard, its record's stamp
+
+    def refresh(self) -> StoreSummary:
+        """How far the store is now. Raises StoreError, also at a shard's record that is damaged or misplaced."""
+        store = FeatureStore(self._path)
+        self._known = {name: self._look(name, len(store.plan)) for name in store.experts}
+        experts = {}
+        failures: list[Failure] = []
+        passes: dict[tuple[int, str], int] = {}  # over a shard's videos -> how many of them it decoded
+        for name, info in store.experts.items():
+            experts[name] = _total(info, list(self._known[name].values()), store.plan.videos)
+            for (number, _), shard in self._known[name].items():
+                failures += shard.failures
+                for served, videos in shard.passes:
+                    passes[number, served] = videos
+        return StoreSummary(store.plan.videos, len(store.plan), sum(passes.values()), experts, tuple(failures))
+
+    def _look(self, expert: str, shards: int) -> dict[tuple[int, str], _ShardSummary]:
+        """The complete shards of an expert, in order; those are read whose record is not the known one."""
+        there = [key for key in complete_shards(self._place, node_name(expert)) if key[0] < shards]
+        known = self._known.get(expert, {})
+        fresh = [key for key in there if key not in known]
+        read = zip(fresh, self._read(expert, [shard for shard, _ in fresh]), strict=True)
+        known = known | {key: summary for key, summary in read if summary is not None}
+        return {key: known[key] for key in there if key in known}
+
+    def _read(self, expert: str, shards: list[int]) -> Iterator[_ShardSummary | None]:
+        """By several threads at once, since object stores and network file systems let each wait."""
+        node = node_name(expert)
+
+        def look(first: int) -> list[_ShardSummary | None]:
+            return [_summarize_shard(self._place, expert, node, shard) for shard in shards[first : first + TOGETHER]]
+
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for found in pool.map(look, range(0, len(shards), TOGETHER)):
+                yield from found
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardSummary:
+    """What a complete shard adds to its expert's summary."""
+
+    videos: tuple[int, ...]  # by status, in the order of STATES
+    rows: int
+    seconds: float
+    bytes: int
+    failures: tuple[Failure, ...]
+    passes: tuple[tuple[str, int], ...]  # over its videos: each one's name, and how many it decoded
+
+
+def _summarize_shard(place: Place, expert: str, node: str, shard: int) -> _ShardSummary | None:
+    """None of a shard that has gone since it was found."""
+    folder = f"{node}/{shard_name(shard)}"
+    where = f"{place.url}/{folder}/{COMPLETE}"
+    try:
+        content = place.read(f"{folder}/{COMPLETE}")
+    except FileNotFoundError:
+        return None
+    try:
+        record = from_json(content, allow_inf_nan=False, cache_strings="keys")  # several times faster than load_record
+        if (record["expert"], record["shard"]) != (expert, shard):
+            raise StoreError(f"{where}: belongs to shard {record['shard']} of {record['expert']}; {MEND}")
+        return _count(record, expert, len(content), place, folder)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{where}: damaged ({error!r}); {MEND}") from None
+
+
+def _count(record: dict[str, Any], expert: str, record_bytes: int, place: Place, folder: str) -> _ShardSummary:
+    videos, run = record["videos"], record["run"]
+    states = list(map(itemgetter("status"), videos))
+    counts = tuple(map(states.count, STATES))
+    if sum(counts) != len(videos):
+        raise ValueError(f"a status is none of {', '.join(STATES)}")
+    # Records of earlier versions do not say how large the other files are.
+    size = record_bytes + run["bytes"] if "bytes" in run else sum(place.sizes(folder).values())
+    faulty = [video for video, state in zip(videos, states, strict=True) if state in ("failed", "truncated")]
+    return _ShardSummary(
+        videos=counts,
+        rows=sum(map(itemgetter("rows"), videos)),
+        seconds=float(sum(map(itemgetter("seconds"), videos))),
+        bytes=size,
+        failures=tuple(_failure(expert, video) for video in faulty),
+        passes=tuple((str(served["pass"]), int(served["videos"])) for served in run.get("passes", ())),
+    )
+
+
+def _failure(expert: str, video: dict[str, Any]) -> Failure:
+    return Failure(video["id"], expert, video.get("stage") or video["status"], video.get("reason") or "")
+
+
+def _total(info: ExpertInfo, shards: list[_ShardSummary], videos: int) -> ExpertSummary:
+    counts = {state: sum(shard.videos[place] for shard in shards) for place, state in enumerate(STATES)}
+    return ExpertSummary(
+        kind=info.kind,
+        dim=info.dim,
+        dtype=info.dtype,
+        weights=info.weights,
+        **counts,
+        pending=videos - sum(counts.values()),
+        rows=sum(shard.rows for shard in shards),
+        seconds=math.fsum(shard.seconds for shard in shards),
+        bytes=sum(shard.bytes for shard in shards),
+    )
 
 
 @dataclass(frozen=True)

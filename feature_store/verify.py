@@ -19,15 +19,15 @@ from feature_store.layout import (
     ShardRecord,
     StoreError,
     digest_of,
-    drop_shard,
     dump_record,
     file_digest,
-    load_record,
     node_name,
+    parse_record,
     shard_name,
     split_records,
 )
 from feature_store.reader import ExpertInfo, FeatureStore
+from feature_store.writer import complete_shards
 
 SHARD = "shard"  # stands for the array where a whole shard is meant
 
@@ -62,15 +62,19 @@ def verify(path: str | Path, repair: bool = False) -> Verdict:
     damaged: list[Damage] = []
     ids: dict[int, tuple[str, ...]] = {}
     for expert, info in store.experts.items():
-        for shard in range(len(store.plan)):
-            folder = store.path / node_name(expert) / shard_name(shard)
-            if not (folder / COMPLETE).exists():
-                continue  # pending: extract does it from scratch
+        for shard, _ in complete_shards(store.place, node_name(expert)):  # others are pending: done from scratch
+            if shard >= len(store.plan):
+                continue
+            name = f"{node_name(expert)}/{shard_name(shard)}"
+            try:
+                with store.place.at_hand(name) as folder:
+                    found = [Damage(expert, shard, *what) for what in _check(store, info, folder, shard, ids)]
+            except (StoreError, FileNotFoundError) as error:  # of an object store: its files could not be had
+                found = [Damage(expert, shard, SHARD, str(error))]
             checked += 1
-            found = [Damage(expert, shard, array, reason) for array, reason in _check(store, info, folder, shard, ids)]
             damaged += found
             if found and repair:
-                drop_shard(folder)
+                store.place.drop(name)
     return Verdict(checked, tuple(damaged))
 
 
@@ -78,15 +82,17 @@ def _check(
     store: FeatureStore, info: ExpertInfo, folder: Path, shard: int, ids: dict[int, tuple[str, ...]]
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with one shard, as (array, reason)."""
+    where = f"{store.url}/{node_name(info.name)}/{shard_name(shard)}/{COMPLETE}"
     try:
-        record = load_record(folder / COMPLETE)
+        content = (folder / COMPLETE).read_bytes()
+        record = parse_record(content, where)
     except (StoreError, OSError) as error:
         yield COMPLETE, str(error)
         return
     if (record.expert, record.shard) != (info.name, shard):
         yield COMPLETE, f"it belongs to shard {record.shard} of {record.expert}"
         return
-    if dump_record(record) != (folder / COMPLETE).read_bytes():
+    if dump_record(record) != content:
         yield COMPLETE, "it says what was written, but not byte for byte: it was damaged or edited"
     if record.provenance != digest_of(dict(info.identity)):
         yield COMPLETE, "it was made under another provenance than the expert's metadata says"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +23,7 @@ from feature_store.layout import (
     COMPLETE,
     FEATURES,
     FORMAT,
+    METADATA,
     OFFSETS,
     RECORD_OFFSETS,
     RECORDS,
@@ -31,36 +35,49 @@ from feature_store.layout import (
     VideoStatus,
     differences,
     digest_of,
-    drop_shard,
     dump_record,
     file_digest,
-    load_attributes,
-    load_record,
     node_name,
-    replace_file,
+    parse_attributes,
+    parse_record,
     seal,
     shard_name,
     split_records,
-    sync_to_disk,
 )
+from feature_store.leases import new_holder
+from feature_store.places import FULL, RUN, LocalPlace, Place, naming, new_folder, open_place
 
 CHUNK_BYTES = 4 << 20  # of features; a chunk is what a reader maps at once
 SPOOL_BYTES = 16 << 20  # of a shard's rows kept in memory before they go to a temporary file
 DTYPES = ("float16", "float32")
+_SHARD = re.compile(r"\d{6}|[1-9]\d{6,}")  # as `shard_name` writes it
 
 
 class StoreWriter:
-    """A store on a local disk, opened for adding experts and videos.
+    """A store, a local folder or an object store's URL, opened for adding experts and videos.
 
-    What is there stays: an expert is added or continued, videos are added at the end of the plan.
+    What is there stays: an expert is added or continued, videos are added at the end of the plan. Shards are put
+    together in a local folder of the `holder`'s own, which `close` removes; it is made when the first one is begun.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise StoreError(f"{self.path} is a file; a store is a folder")
-        if self.path.is_dir() and not (self.path / "zarr.json").exists() and any(map(_foreign, self.path.iterdir())):
-            raise StoreError(f"{self.path} holds other things; name a new folder for the store")
+    def __init__(self, store: str | Path, holder: str | None = None) -> None:
+        self.place = open_place(store)
+        self.holder = holder or new_holder()
+        if isinstance(self.place, LocalPlace) and self.place.root.exists() and not self.place.root.is_dir():
+            raise StoreError(f"{store} is a file; a store is a folder")
+        there = self.place.children()
+        if METADATA not in there and any(map(_foreign, there)):
+            raise StoreError(f"{store} holds other things; name a new folder for the store")
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget shards that were begun and not finished."""
+        self.place.clear_scratch(self.holder)
 
     def plan(self, videos: int, shard_videos: int, digest: Callable[[int, int], str]) -> ShardPlan:
         """The shards of a corpus of `videos`; `digest(first, stop)` tells which videos a range holds.
@@ -74,21 +91,21 @@ class StoreWriter:
             stop = first + segment.videos
             if stop > videos or digest(first, stop) != segment.digest:
                 raise StoreError(
-                    f"{self.path}: its first {stop} videos are not those of this manifest. Videos may be added at the "
-                    "end of a manifest, not removed, reordered or cut anew: use the old manifest, or a new store"
+                    f"{self.place.url}: its first {stop} videos are not those of this manifest. Videos may be added at "
+                    "the end of a manifest, not removed, reordered or cut anew: use the old manifest, or a new store"
                 )
             first = stop
         if videos > first:
             segments.append(Segment(videos - first, shard_videos, digest(first, videos)))
-            self.path.mkdir(parents=True, exist_ok=True)
             document = {"format": FORMAT, "segments": [asdict(segment) for segment in segments]}
-            _write_group(self.path, document)
+            self.place.write(METADATA, _group(document))
         return ShardPlan(tuple(segments))
 
     def _segments(self) -> tuple[Segment, ...]:
-        if not (self.path / "zarr.json").exists():
+        try:
+            return read_plan(self.place).segments
+        except NoMetadata:
             return ()
-        return read_plan(self.path).segments
 
     def add_expert(self, name: str, identity: Mapping[str, Any], about: Mapping[str, Any]) -> ExpertWriter:
         """Begin or continue an expert. `identity` is its provenance; `about` is kept beside it for people.
@@ -98,38 +115,46 @@ class StoreWriter:
         StoreError naming the fields that differ if the store holds an expert of that name that was made
         in another way.
         """
-        folder = self.path / node_name(name)
+        node = node_name(name)
         identity = json.loads(json.dumps(identity))  # as it will be read back
-        if (folder / "zarr.json").exists():
-            stored = load_attributes(folder)["identity"]
+        try:
+            stored = read_attributes(self.place, node)["identity"]
+        except NoMetadata:
+            made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname()}
+            document = {"expert": name, "identity": identity, "about": {**about, **made}}
+            self.place.write(f"{node}/{METADATA}", _group(document))
+        else:
             changed = differences(stored, identity)
             identity = stored  # shards name its digest; 16 and 16.0 are equal, but their digests are not
             if changed:
                 raise StoreError(
-                    f"{self.path}: expert {name!r} is there, made in another way (the store's against this run's):\n  "
+                    f"{self.place.url}: expert {name!r} is there, made in another way (the store's against this "
+                    "run's):\n  "
                     + "\n  ".join(changed)
                     + "\nExtract with the same settings to continue it, or store a second variant with --as NAME"
                 )
-        else:
-            folder.mkdir(exist_ok=True)
-            made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname()}
-            _write_group(folder, {"expert": name, "identity": identity, "about": {**about, **made}})
-        return ExpertWriter(folder, name, identity)
+        return ExpertWriter(self.place, self.holder, name, identity)
 
 
 class ExpertWriter:
     """One expert of a store, opened for adding shards."""
 
-    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any]) -> None:
-        self.folder, self.name = folder, name
+    def __init__(self, place: Place, holder: str, name: str, identity: Mapping[str, Any]) -> None:
+        self.place, self.holder, self.name = place, holder, name
+        self.node = node_name(name)
         self.dim, self.dtype = int(identity["dim"]), np.dtype(identity["dtype"])
         self.has_records = bool(identity.get("records"))
         self.provenance = digest_of(identity)
 
+    def done(self) -> set[int]:
+        """The shards that have a complete.json; whether it is sound and of this provenance `complete` tells."""
+        return {number for number, _ in complete_shards(self.place, self.node)}
+
     def complete(self, shard: int) -> ShardRecord | None:
         """The record of a shard that is done under this provenance, else None."""
+        name = f"{self.node}/{shard_name(shard)}/{COMPLETE}"
         try:
-            record = load_record(self.folder / shard_name(shard) / COMPLETE)
+            record = parse_record(self.place.read(name), f"{self.place.url}/{name}")
         except (FileNotFoundError, StoreError):
             return None
         ours = (self.name, shard, self.provenance)
@@ -137,7 +162,7 @@ class ExpertWriter:
 
     def begin(self, shard: int) -> ShardWriter:
         """Start a shard from scratch; what is there of it goes when the new one is written."""
-        return ShardWriter(self.folder / shard_name(shard), self, shard)
+        return ShardWriter(self, shard)
 
     def redo(self, record: ShardRecord, videos: Collection[int]) -> ShardWriter:
         """Start a complete shard again for some of its videos; the others' rows are kept as they are.
@@ -145,7 +170,16 @@ class ExpertWriter:
         Raises StoreError if the shard is damaged.
         """
         writer = self.begin(record.shard)
-        folder = self.folder / shard_name(record.shard)
+        try:
+            with self.place.at_hand(f"{self.node}/{shard_name(record.shard)}") as folder:
+                self._keep_rows(writer, folder, record, videos)
+        except BaseException:
+            writer.give_up()
+            raise
+        return writer
+
+    def _keep_rows(self, writer: ShardWriter, folder: Path, record: ShardRecord, videos: Collection[int]) -> None:
+        """Copy the rows of all but some `videos` from the folder of a shard."""
         try:
             group = zarr.open_group(folder, mode="r")
             offsets = group[OFFSETS][:]
@@ -155,8 +189,9 @@ class ExpertWriter:
                     records = read_records(group, first, stop) if self.has_records else None
                     writer.append(number, 0, group[FEATURES][first:stop], group[TIMES][first:stop], records)
         except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{folder}: damaged ({error}); reelcache verify --repair drops it") from error
-        return writer
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            raise StoreError(f"{writer.where}: damaged ({error}); reelcache verify --repair drops it") from error
 
 
 @dataclass(frozen=True)
@@ -173,19 +208,25 @@ class Run:
 class ShardWriter:
     """The rows of one shard of one expert, in whatever order they come, then the shard written in one go.
 
-    Rows wait in memory, and past SPOOL_BYTES in an unnamed temporary file beside the store, so that
-    neither long videos nor a kill leave anything behind.
+    Rows wait in memory, and past SPOOL_BYTES in unnamed temporary files, so that long videos do not fill it.
     """
 
-    def __init__(self, folder: Path, expert: ExpertWriter, shard: int) -> None:
-        self._folder, self._expert, self._shard = folder, expert, shard
+    def __init__(self, expert: ExpertWriter, shard: int) -> None:
+        self._expert, self._shard = expert, shard
+        self._name = f"{expert.node}/{shard_name(shard)}"
         self._row = np.dtype([("times", "<f8", 2), ("features", expert.dtype.newbyteorder("<"), expert.dim)])
+        self._folder = new_folder(expert.place, expert.holder)
         self._spool, self._records = (
-            tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(expert.folder))  # noqa: SIM115
+            tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self._folder.parent))  # noqa: SIM115
             for _ in range(2)
         )
         self._runs: dict[int, list[Run]] = {}
         self._spooled = 0  # rows
+
+    @property
+    def where(self) -> str:
+        """Where the shard goes."""
+        return f"{self._expert.place.url}/{self._name}"
 
     def append(
         self,
@@ -200,13 +241,14 @@ class ShardWriter:
         `records` says of each row, in plain data, what it is about; experts that have records need them.
         """
         if (records is None) == self._expert.has_records or (records is not None and len(records) != len(features)):
-            raise StoreError(f"{self._folder}: every row of an expert has a record, or none has")
+            raise StoreError(f"{self.where}: every row of an expert has a record, or none has")
         rows = np.empty(len(features), self._row)
         rows["times"], rows["features"] = times, features
-        self._spool.write(rows.tobytes())
         lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records or ()]
         run = Run(first_row, len(rows), self._spooled, self._records.tell(), [len(line) for line in lines])
-        self._records.writelines(lines)
+        with naming(self._folder):
+            self._spool.write(rows.tobytes())
+            self._records.writelines(lines)
         self._runs.setdefault(video, []).append(run)
         self._spooled += len(rows)
 
@@ -219,38 +261,51 @@ class ShardWriter:
         return self._expert.dtype
 
     def finish(self, videos: list[VideoStatus], run: Mapping[str, Any]) -> ShardRecord:
-        """Write the shard and mark it complete. `videos` are its statuses, in manifest order."""
-        self._check(videos)
-        if self._folder.exists():
-            drop_shard(self._folder)
-        offsets = np.cumsum([0, *(video.rows for video in videos)], dtype=np.int64)
-        self._write_arrays(videos, offsets)
+        """Write the shard, complete. `videos` are its statuses, in manifest order.
+
+        Returns its record; that of another run if it came to write the same shard first. Raises OSError, naming a
+        file, if the disk gives out: the shard is then not there, or is what it was before.
+        """
+        try:
+            self._check(videos)
+            offsets = np.cumsum([0, *(video.rows for video in videos)], dtype=np.int64)
+            with naming(self._folder):
+                self._write_arrays(videos, offsets)
+                record = self._mark(videos, run)
+            published = self._expert.place.publish(self._folder, self._name)
+        finally:
+            self.give_up()
+        return record if published else self._expert.complete(self._shard) or record
+
+    def _mark(self, videos: list[VideoStatus], run: Mapping[str, Any]) -> ShardRecord:
+        paths = sorted(path for path in self._folder.rglob("*") if path.is_file())
+        files = {path.relative_to(self._folder).as_posix(): file_digest(path) for path in paths}
+        size = sum(path.stat().st_size for path in paths)
+        about = {**run, "bytes": size}  # so that they need not be asked for again
+        record = ShardRecord(self._expert.name, self._shard, self._expert.provenance, tuple(videos), files, about)
+        (self._folder / COMPLETE).write_bytes(dump_record(record))
+        return record
+
+    def give_up(self) -> None:
+        """Forget all rows and what is written of them, unless it is in its place."""
         self._spool.close()
         self._records.close()
-        files = {}
-        for path in sorted(self._folder.rglob("*")):
-            if path.is_file():
-                files[path.relative_to(self._folder).as_posix()] = file_digest(path)
-            sync_to_disk(path)
-        sync_to_disk(self._folder)
-        expert = self._expert
-        record = ShardRecord(expert.name, self._shard, expert.provenance, tuple(videos), files, dict(run))
-        replace_file(self._folder / COMPLETE, dump_record(record))
-        sync_to_disk(expert.folder)
-        return record
+        with suppress(OSError):  # as a rule that it is in its place
+            shutil.rmtree(self._folder)
+        self._expert.place.leave_scratch(self._expert.holder)
 
     def _check(self, videos: list[VideoStatus]) -> None:
         for number, video in enumerate(videos):
             runs = self._ordered(number)
             ends = [0, *(run.first + run.rows for run in runs)]
             if [run.first for run in runs] != ends[:-1] or ends[-1] != video.rows:
-                raise StoreError(f"{self._folder}: rows of video {video.id!r} are missing or double")
+                raise StoreError(f"{self.where}: rows of video {video.id!r} are missing or double")
 
     def _ordered(self, video: int) -> list[Run]:
         return sorted(self._runs.get(video, ()), key=lambda run: run.first)
 
     def _write_arrays(self, videos: list[VideoStatus], offsets: np.ndarray) -> None:
-        group = zarr.open_group(self._folder, mode="w")
+        group = zarr.open_group(self._folder, mode="w-")
         rows, dim = int(offsets[-1]), self._expert.dim
         features = _create(group, FEATURES, (rows, dim), self._row["features"].base)
         times = np.empty((rows, 2))
@@ -300,22 +355,44 @@ def read_records(group: zarr.Group, first: int, stop: int) -> list[dict[str, Any
     return split_records(group[RECORDS][ends[0] : ends[-1]], ends)
 
 
-def read_plan(path: Path) -> ShardPlan:
+def complete_shards(place: Place, node: str) -> list[tuple[int, str]]:
+    """The numbers, in order, of an expert's shards that have a complete.json, each with that file's stamp."""
+    found = place.find(node, COMPLETE)
+    return sorted((int(name), stamp) for name, stamp in found.items() if _SHARD.fullmatch(name))
+
+
+def read_plan(store: Place | str | Path) -> ShardPlan:
     """The shard plan of a store; raises StoreError if there is none or it is of another format."""
-    document = load_attributes(path)
+    place = store if isinstance(store, Place) else open_place(store)
+    document = read_attributes(place)
     if document.get("format") != FORMAT:
-        raise StoreError(f"{path}: is of format {document.get('format')}; this version reads format {FORMAT}")
+        raise StoreError(f"{place.url}: is of format {document.get('format')}; this version reads format {FORMAT}")
     return ShardPlan(tuple(Segment(**segment) for segment in document["segments"]))
 
 
-def _foreign(path: Path) -> bool:
+class NoMetadata(StoreError):
+    """There is no store, or no such expert in it."""
+
+
+def read_attributes(place: Place, node: str = "") -> dict[str, Any]:
+    """The sealed document of a store, or of an expert in it. Raises StoreError, NoMetadata if it is not there."""
+    name = f"{node}/{METADATA}" if node else METADATA
+    try:
+        content = place.read(name)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoMetadata(f"{f'{place.url}/{node}'.rstrip('/')}: there is no feature store") from None
+    return parse_attributes(content, f"{place.url}/{name}")
+
+
+def _foreign(name: str) -> bool:
     """Not what a run leaves that was killed while it began a store."""
-    return not (path.name.startswith("zarr.json.") and path.suffix == ".part")
+    return name != RUN and not (name.startswith("zarr.json.") and name.endswith(".part"))
 
 
-def _write_group(folder: Path, document: Mapping[str, Any]) -> None:
+def _group(document: Mapping[str, Any]) -> bytes:
+    """The metadata of a group that carries a document."""
     metadata = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: seal(document)}}
-    replace_file(folder / "zarr.json", json.dumps(metadata, indent=1, ensure_ascii=False).encode())
+    return json.dumps(metadata, indent=1, ensure_ascii=False).encode()
 
 
 def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:

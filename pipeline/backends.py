@@ -117,8 +117,9 @@ def _looks_plain(container: Any) -> bool:
     except media.MediaError:
         return False
     upright = frame.rotation == 0 and media.square_size(2, 2, stream.sample_aspect_ratio) == (2, 2)
+    fits = media.unfit_size(frame.width, frame.height) is None
     stamped = container.format.name in media.STAMPED_FORMATS
-    return upright and stamped and stream.codec_context.name in PLAIN_CODECS
+    return upright and fits and stamped and stream.codec_context.name in PLAIN_CODECS
 
 
 def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:

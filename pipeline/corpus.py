@@ -1,4 +1,4 @@
-"""From files on disk to a manifest: finding them, naming them, probing them."""
+"""From files, on disk or in object storage, to a manifest: finding them, naming them, probing them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,6 +14,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from data_manifests import ManifestError, Video
+from feature_store import StoreError
+from feature_store.places import is_url, open_place
+from pipeline.fetching import local_file
 from pipeline.media import MediaError, probe
 
 MEDIA_SUFFIXES = frozenset(  # a table to read, hence one string
@@ -79,9 +82,9 @@ class Found:
 
 
 def find_videos(source: str) -> Found:
-    """The videos of a folder (searched through), a glob pattern or a CSV file.
+    """The videos of a folder (searched through), a glob pattern, a CSV file, or a prefix in an object store.
 
-    Of a folder, files with the suffix of a media format count. A CSV file has a `path` column and, if
+    Of a folder or a prefix, files with the suffix of a media format count. A CSV file has a `path` column and, if
     it likes, `id`, `start` and `end`; other columns go to `meta`; its paths are relative to itself.
     Without ids of their own, files are called by their path within the folder, without the suffix
     unless two would then be called the same.
@@ -89,7 +92,9 @@ def find_videos(source: str) -> Found:
     Raises ManifestError if there is nothing, a CSV row is wrong (with its line), or an id stands twice.
     """
     path = Path(source)
-    if path.is_dir():
+    if is_url(source):
+        corpus = _of_store(source)
+    elif path.is_dir():
         found = [file for file in path.rglob("*") if file.suffix.lower() in MEDIA_SUFFIXES and file.is_file()]
         corpus = _named(sorted(found), path)
     elif path.is_file() and path.suffix.lower() == ".csv":
@@ -105,17 +110,31 @@ def find_videos(source: str) -> Found:
     return corpus
 
 
+def _of_store(url: str) -> Found:
+    """The objects below a prefix."""
+    try:
+        place = open_place(url)
+    except StoreError as error:
+        raise ManifestError(str(error)) from None
+    names = [name for name in sorted(place.sizes("")) if Path(name).suffix.lower() in MEDIA_SUFFIXES]
+    return _called({Path(name): f"{place.url}/{name}" for name in names})
+
+
 def _named(files: list[Path], root: Path) -> Found:
-    stems = Counter(file.relative_to(root).with_suffix("").as_posix() for file in files)
+    return _called({file.relative_to(root): str(file.absolute()) for file in files})
+
+
+def _called(paths: Mapping[Path, str]) -> Found:
+    """Videos called by their paths within what was searched."""
+    stems = Counter(whole.with_suffix("").as_posix() for whole in paths)
     videos, problems = [], []
-    for file in files:
-        whole = file.relative_to(root)
+    for whole, path in paths.items():
         stem = whole.with_suffix("").as_posix()
         name = stem if stems[stem] == 1 else whole.as_posix()
         try:
-            videos.append(Video(name, str(file.absolute())))
+            videos.append(Video(name, path))
         except ValueError:
-            problems.append((ascii(str(file)), "its name is not UTF-8, so no manifest can hold it: rename it"))
+            problems.append((ascii(path), "its name is not UTF-8, so no manifest can hold it: rename it"))
     return Found(videos, problems)
 
 
@@ -127,10 +146,11 @@ def _from_csv(path: Path) -> Iterator[Video]:
         for row in rows:
             fields = {name: value for name, value in row.items() if name is not None and value not in (None, "")}
             try:
-                target = path.parent.absolute() / fields.pop("path")
+                named = fields.pop("path")
+                target = named if is_url(named) else str(path.parent.absolute() / named)
                 yield Video(
                     id=fields.pop("id", None) or Path(target).stem,
-                    path=str(target),
+                    path=target,
                     start=float(fields.pop("start")) if "start" in fields else None,
                     end=float(fields.pop("end")) if "end" in fields else None,
                     meta=fields,
@@ -151,12 +171,15 @@ def probe_videos(videos: Iterable[Video], workers: int) -> Iterator[Probed]:
 def relative_to(folder: Path, video: Video) -> str:
     """The video's path as a manifest in `folder` should name it: relative if it lies below, so that both can move."""
     path = Path(video.path)
+    if is_url(video.path):
+        return video.path
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def _probe(video: Video) -> Probed:
     try:
-        found = {name: value for name, value in asdict(probe(video.path)).items() if value is not None}
+        with local_file(video.path) as path:
+            found = {name: value for name, value in asdict(probe(path)).items() if value is not None}
     except MediaError as error:
         meta = {**video.meta, "problem": str(error)}
         return Probed(Video(video.id, video.path, video.start, video.end, meta), str(error))

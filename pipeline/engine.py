@@ -1,4 +1,4 @@
-"""The stages of extraction, overlapped: decoding workers -> batches across videos -> network -> shard writer.
+"""The stages of extraction, overlapped: decoding threads -> batches across videos -> network -> shard writer.
 
 Queues are bounded by a number of samples, so memory does not grow with a video's length. Batches always
 have their full size (the last one is filled up by repetition): a feature is then computed in the same
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Generic, TypeVar, cast
@@ -23,11 +22,14 @@ from torch import Tensor
 
 from extractors import Finder, Finding, Network, Sampling, TimedSample, Watch
 from feature_store import VideoStatus
+from pipeline.flights import Flights, late_reason
+from pipeline.meter import Meter
+from pipeline.reach import check_reachable
 from pipeline.sampling import Ended, Request, Sample, sample_video
 from pipeline.shards import Rows, ShardTask
 
-SHARDS_AHEAD = 3  # shards begun and not yet written, beside the one each worker may be at
-SAMPLES_WAITING = 8  # a worker, between decoding and the network
+SHARDS_AHEAD = 3  # shards begun and not yet written, beside the one each decoding thread may be at
+SAMPLES_WAITING = 8  # a decoding thread, between decoding and the network
 BLOCKS_WAITING = 32  # batches of features, between the network and the writer
 POLL = 0.2  # seconds between looks at whether the run was stopped
 
@@ -46,70 +48,9 @@ class RunningExpert:
     batch_size: int
 
 
-@dataclass
-class Stage:
-    """How long a stage was at work, all its threads together, in seconds.
-
-    `busy` is by the clock, and says what the run waits for. `alone` is what it would take without
-    neighbours on the processor: processor time, but elapsed time where a GPU does the work.
-    """
-
-    busy: float = 0.0
-    alone: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    @contextmanager
-    def at_work(self, on_gpu: bool = False) -> Iterator[None]:
-        busy, processor = time.perf_counter(), time.thread_time()
-        try:
-            yield
-        finally:
-            busy, processor = time.perf_counter() - busy, time.thread_time() - processor
-            with self._lock:
-                self.busy += busy
-                self.alone += busy if on_gpu else processor
-
-
-@dataclass
-class Meter:
-    """What happened so far: written by the stages, read by whoever shows it."""
-
-    began: float = field(default_factory=time.perf_counter)
-    sampled: int = 0  # videos that were decoded to their end
-    sampled_seconds: float = 0.0  # of video
-    videos: int = 0  # in shards that are written
-    video_seconds: float = 0.0
-    shards: int = 0
-    rows: Counter[str] = field(default_factory=Counter)  # by expert
-    statuses: Counter[str] = field(default_factory=Counter)  # of videos, each counted by its worst
-    reasons: Counter[str] = field(default_factory=Counter)  # of what did not go well
-    decoding: Stage = field(default_factory=Stage)
-    computing: Stage = field(default_factory=Stage)
-    writing: Stage = field(default_factory=Stage)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def count_sampled(self, seconds: float) -> None:
-        """Count a video that was decoded to its end."""
-        with self._lock:
-            self.sampled += 1
-            self.sampled_seconds += seconds
-
-    def count_shard(self, videos: list[dict[str, VideoStatus]]) -> None:
-        """Count a written shard: its videos that were done, their rows, and what went wrong."""
-        self.shards += 1
-        for by_expert in videos:
-            self.rows.update({expert: video.rows for expert, video in by_expert.items()})
-            of_experts = by_expert.values()
-            self.videos += 1
-            self.video_seconds += max(video.seconds for video in of_experts)
-            self.statuses[_verdict(of_experts)] += 1
-            for reason in sorted({_reason(video) for video in of_experts if video.status in ("truncated", "failed")}):
-                self.reasons[reason] += 1
-
-
 @dataclass(frozen=True)
 class Heard:
-    """Something a decoding worker says of video `number` of a shard."""
+    """Something a decoding thread says of video `number` of a shard."""
 
     task: ShardTask
     number: int
@@ -131,7 +72,7 @@ class Stopped(Exception):
 
 
 class Engine:
-    """Runs shard tasks through the stages."""
+    """Runs shard tasks through the stages. `finish` is called, in the writing thread, with each that is ready."""
 
     def __init__(
         self,
@@ -139,28 +80,32 @@ class Engine:
         *,
         device: torch.device,
         precision: str,
-        workers: int,
+        decoders: int,
         decoder: str,
-        run_info: Mapping[str, Any],
+        finish: Callable[[ShardTask], None],
         meter: Meter,
+        flights: Flights,
     ) -> None:
         self._experts = {expert.name: expert for expert in experts}
         self._device, self._autocast = device, PRECISIONS[precision]
-        self._workers, self._decoder = workers, decoder
-        self._run_info, self._meter = run_info, meter
-        self._heard: queue.Queue[Heard | BaseException | None] = queue.Queue(workers * SAMPLES_WAITING)
+        self._decoders, self._decoder = decoders, decoder
+        self._finish, self._meter, self._flights = finish, meter, flights
+        self._heard: queue.Queue[Heard | ShardTask | BaseException | None] = queue.Queue(decoders * SAMPLES_WAITING)
         self._to_write: queue.Queue[tuple[ShardTask, Rows] | ShardTask | None] = queue.Queue(BLOCKS_WAITING)
         self._stop = threading.Event()
-        self._slots = threading.Semaphore(workers + SHARDS_AHEAD)
+        self._slots = threading.Semaphore(decoders + SHARDS_AHEAD)
         self._waiting: dict[str, list[Heard]] = {name: [] for name in self._experts}
         self._in_flight: deque[tuple[Tensor, list[Heard]]] = deque()
         self._watched: dict[tuple[str, ShardTask, int], Watched] = {}
         self._write_error: BaseException | None = None
 
-    def run(self, tasks: Iterable[ShardTask]) -> None:
-        """Do all tasks. Raises the first error of any stage; shards written by then stay."""
+    def run(self, tasks: Iterable[ShardTask | None]) -> None:
+        """Do all tasks; None among them means that the next is not known yet.
+
+        Raises the first error of any stage; shards written by then stay.
+        """
         videos = Shared(self._videos(tasks))
-        threads = [threading.Thread(target=self._decode, args=(videos,)) for _ in range(self._workers)]
+        threads = [threading.Thread(target=self._decode, args=(videos,)) for _ in range(self._decoders)]
         threads.append(threading.Thread(target=self._write))
         for thread in threads:
             thread.start()
@@ -177,13 +122,19 @@ class Engine:
         if self._write_error:
             raise self._write_error
 
-    # Decoding workers, one video at a time each.
+    # Decoding threads, one video at a time each.
 
-    def _videos(self, tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, int]]:
+    def _videos(self, tasks: Iterable[ShardTask | None]) -> Iterator[tuple[ShardTask, int]]:
         for task in tasks:
+            if task is None:
+                if self._stop.wait(POLL):
+                    return
+                continue
             while not self._slots.acquire(timeout=POLL):
                 if self._stop.is_set():
                     return
+            if task.ended:  # nothing of it is to be decoded
+                self._put(self._heard, task)
             for number in range(len(task.videos)):
                 if task.wanted(number):
                     yield task, number
@@ -200,17 +151,29 @@ class Engine:
             self._put_error(error)
 
     def _decode_video(self, task: ShardTask, number: int) -> None:
+        video = task.videos[number]
         requests = {name: self._request(self._experts[name]) for name in task.wanted(number)}
         seconds = 0.0
-        items = sample_video(task.videos[number], requests, self._decoder)
-        while True:
-            with self._meter.decoding.at_work():
-                item = next(items, None)
-            if item is None:
-                break
-            if isinstance(item, Ended):
-                seconds = max(seconds, item.status.seconds)
-            self._put(self._heard, Heard(task, number, item))
+        items = sample_video(video, requests, self._decoder)
+        with self._flights.at(task.shard, number, video.id) as flight, closing(items):
+            while True:
+                with flight.working(), self._meter.at_work("decoding"):
+                    item = next(items, None)
+                if item is None:
+                    break
+                if isinstance(item, Ended):
+                    if item.status.status in ("failed", "truncated"):
+                        check_reachable(video.path)
+                    seconds = max(seconds, item.status.seconds)
+                    requests.pop(item.expert)
+                else:
+                    flight.reached = item.end
+                self._put(self._heard, Heard(task, number, item))
+                if self._flights.late(flight):
+                    break
+        late = VideoStatus(video.id, "failed", stage="decode", reason=late_reason(self._flights.limit))
+        for expert in requests:  # those that have not ended
+            self._put(self._heard, Heard(task, number, Ended(expert, late)))
         self._meter.count_sampled(seconds)
 
     def _request(self, expert: RunningExpert) -> Request:
@@ -223,13 +186,15 @@ class Engine:
     # The networks, in the thread that called `run`.
 
     def _compute(self) -> None:
-        working = self._workers
+        working = self._decoders
         while working:
             heard = self._get(self._heard)
             if heard is None:
                 working -= 1
             elif isinstance(heard, BaseException):
                 raise heard
+            elif isinstance(heard, ShardTask):
+                self._complete(heard)
             elif isinstance(heard.item, Ended):
                 heard.task.end(heard.item.expert, heard.number, self._end(heard, heard.item))
                 if heard.task.ended:
@@ -250,7 +215,7 @@ class Engine:
         data = [heard.item.data for heard in batch if isinstance(heard.item, Sample)]
         inputs = torch.stack(data + [data[-1]] * (expert.batch_size - len(data)))
         on_gpu = self._device.type != "cpu"
-        with self._meter.computing.at_work(on_gpu), torch.inference_mode(), self._precision():
+        with self._meter.at_work("computing", on_gpu), torch.inference_mode(), self._precision():
             if inputs.device.type != self._device.type:
                 inputs = inputs.pin_memory().to(self._device, non_blocking=True)
             self._in_flight.append((expert.network(inputs), batch))
@@ -260,7 +225,7 @@ class Engine:
     def _deliver(self, leave: int) -> None:
         while len(self._in_flight) > leave:
             features, batch = self._in_flight.popleft()
-            with self._meter.computing.at_work(self._device.type != "cpu"):
+            with self._meter.at_work("computing", self._device.type != "cpu"):
                 values = features[: len(batch)].cpu().numpy()
             for task, rows in _scatter(values, batch):
                 self._put(self._to_write, (task, rows))
@@ -282,8 +247,10 @@ class Engine:
         samples, watched.waiting = watched.waiting, []
         if watched.fault:
             return
+        computing = self._meter.at_work("computing", self._device.type != "cpu")
+        flight = self._flights.at(heard.task.shard, heard.number, heard.task.videos[heard.number].id)
         try:
-            with self._meter.computing.at_work(self._device.type != "cpu"), torch.inference_mode():
+            with flight as progress, progress.working(), computing, torch.inference_mode():
                 found = watched.watch.look(samples) if samples else []
                 if finish:
                     found += watched.watch.finish()
@@ -324,9 +291,9 @@ class Engine:
     def _write(self) -> None:
         try:
             while (item := self._get(self._to_write)) is not None:
-                with self._meter.writing.at_work():
+                with self._meter.at_work("writing"):
                     if isinstance(item, ShardTask):
-                        self._meter.count_shard(item.finish(self._run_info))
+                        self._finish(item)
                         self._slots.release()
                     else:
                         task, rows = item
@@ -384,13 +351,3 @@ def _rows(expert: str, number: int, first: int, found: list[Finding]) -> Rows:
     features = np.stack([finding.feature for finding in found])
     times = np.array([(finding.start, finding.end) for finding in found])
     return Rows(expert, number, first, features, times, [finding.record for finding in found])
-
-
-def _verdict(statuses: Iterable[VideoStatus]) -> str:
-    """A video counts as failed or truncated if it is so for any expert; a stream it lacks is no fault."""
-    found = {video.status for video in statuses}
-    return next((status for status in ("failed", "truncated") if status in found), "ok")
-
-
-def _reason(video: VideoStatus) -> str:
-    return f"{video.stage}: {video.reason}" if video.stage else str(video.reason)

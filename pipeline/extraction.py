@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import socket
+import secrets
+import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_manifests import Manifest
-from extractors import Clips, Expert, Finder, Loaded, Sampling, find_experts, identity, load_expert
-from feature_store import ExpertWriter, ShardPlan, ShardRecord, ShardWriter, StoreWriter, VideoStatus
-from feature_store.layout import COMPLETE, shard_name
-from feature_store.writer import DTYPES
-from pipeline.engine import PRECISIONS, Engine, Meter, RunningExpert
+from extractors import Expert, find_experts
+from feature_store import ShardPlan, StoreError, StoreWriter
+from feature_store.layout import COMPLETE, node_name, parse_record, shard_name
+from feature_store.leases import Leases, new_holder
+from feature_store.places import RUN, LocalPlace
+from feature_store.writer import DTYPES, NoMetadata, complete_shards, read_plan
+from pipeline.engine import PRECISIONS
+from pipeline.errors import ExtractError
+from pipeline.executors import Hands, in_this_process, watched_over
+from pipeline.meter import Meter
+from pipeline.run_log import Listener, RunLog
 from pipeline.sampling import DECODERS
-from pipeline.shards import ShardTask
+from pipeline.work import Outcome, Work
+from pipeline.worker import Job, failed_videos
+
+__all__ = ["ExtractError", "Summary", "extract"]
 
 SHARD_VIDEOS = 64
-CPU_BATCH, CPU_CLIPS = 16, 2  # as fast as larger ones on a CPU, and less is computed in vain at a shard's end
-GPU_BATCH, GPU_CLIPS = 128, 16
-PACKAGES = (
-    "av",
-    "easyocr",
-    "facenet-pytorch",
-    "gensim",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pytorchvideo",
-    "timm",
-    "torch",
-    "torchaudio",
-    "torchvision",
-    "zarr",
-)
+TIME_LIMIT = 600.0  # seconds a video
+LOG = "log.jsonl"
 
-
-class ExtractError(ValueError):
-    """Settings that cannot be used; the message names the setting and what it may be."""
+Show = Callable[[Meter, int, int, int], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +52,9 @@ class Summary:
     decoding: float  # what it took, over all workers, without neighbours on the processor
     computing: float  # the same of the networks
     writing: float
-    workers: int
+    decoders: int  # videos decoded at once
+    deaths: int  # of processes that did the work, each gone on from
+    elsewhere: int  # shards that other runs wrote meanwhile
 
     @property
     def rate(self) -> float:
@@ -74,7 +64,7 @@ class Summary:
     @property
     def decode_ceiling(self) -> float:
         """Seconds of video a second if nothing but decoding took time."""
-        return self.video_seconds * self.workers / self.decoding if self.decoding else float("inf")
+        return self.video_seconds * self.decoders / self.decoding if self.decoding else float("inf")
 
     @property
     def model_ceiling(self) -> float:
@@ -93,148 +83,245 @@ def extract(
     precision: str = "fp32",
     dtype: str = "float16",
     shard_videos: int = SHARD_VIDEOS,
-    workers: int | None = None,
+    decoders: int | None = None,
     batch_size: int | None = None,
     decoder: str = "av",
     names: Mapping[str, str] | None = None,
     retry_failed: bool = False,
-    show: Any = None,
+    time_limit: float = TIME_LIMIT,
+    watched: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    log: str | Path | None = None,
+    show: Show | None = None,
+    listener: Listener | None = None,
 ) -> Summary:
     """Extract features of all experts from every video of a manifest into a store, in one decode a video.
 
     Shards that are complete are left alone, so the same call resumes an interrupted run, a longer
-    manifest adds its new videos, and more experts are added to an existing store.
+    manifest adds its new videos, and more experts are added to an existing store. Runs at the same time
+    on one store share its shards. The first Ctrl-C lets shards in flight be finished, the second stops.
 
     Args:
+        store: a folder, or a URL in an object store, e.g. s3://bucket/corpus.zarr.
         experts: names (see `extractors.EXPERTS`; "timm:<model>" for any timm model) or configured experts.
         weights: "pretrained", "random", or a folder of weights; `seed` is that of random ones.
         device: "auto", "cpu", "cuda" or "cuda:<n>".
         precision: "fp32", "bf16" or "fp16", in which the networks compute.
         dtype: "float16" or "float32", in which features are stored.
         shard_videos: videos a shard, for videos not yet planned in the store.
-        workers: videos decoded at once; by default what the machine bears.
+        decoders: videos decoded at once by each process; by default what the machine bears.
         batch_size: samples a batch, for all experts; by default by device and kind of sample.
         decoder: "av", "decord" or "torchcodec".
         names: under which name to store an expert, where not its own: {"s3d": "s3d_fast"}.
         retry_failed: do the videos again that failed before, and nothing else of their shards.
-        show: a function of (Meter, shards to do, videos to do, workers) that returns a context manager
+        time_limit: seconds that a video may take beyond ten times its length, before it is given up.
+        watched: work in a process of its own, which may crash or hang at a video without ending the run.
+        workers: begin a Dask cluster of so many processes here, each watched; GPUs are dealt out to them.
+        scheduler: join the Dask cluster at this address, e.g. "tcp://10.0.0.1:8786", instead.
+        log: a file for the run's log, JSON Lines; by default .run/log.jsonl in a store on a local disk.
+        show: a function of (Meter, shards to do, videos to do, decoders) that returns a context manager
             which shows progress while it is open.
+        listener: is called with every event of the log.
 
     Raises:
         ExpertError, WeightsError, ManifestError, StoreError, ExtractError: before any work is done,
-            each saying what to change. OSError if the disk gives out; what is complete stays.
+            each saying what to change. OSError if the disk gives out, WorkerLost if processes die again
+            and again, KeyboardInterrupt after Ctrl-C; what is complete stays.
     """
-    _check(precision, dtype, decoder, shard_videos, workers, batch_size)
-    target = _device(device)
+    _check(precision, dtype, decoder, time_limit, workers, scheduler)
+    _check_positive(shard_videos=shard_videos, decoders=decoders, batch_size=batch_size, workers=workers)
     manifest = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
+    named = _named(experts, names or {})
+    run = secrets.token_hex(4)
+    job = Job(
+        run=run,
+        store=str(store),
+        experts=named,
+        weights=weights,
+        seed=seed,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        shard_videos=shard_videos,
+        decoders=decoders,
+        batch_size=batch_size,
+        decoder=decoder,
+        retry_failed=retry_failed,
+        time_limit=time_limit,
+    )
+    meter, began = Meter(), time.perf_counter()
+    with StoreWriter(store) as writer, ExitStack() as stack:
+        hands, dashboard = stack.enter_context(_hands(job, meter, watched, workers, scheduler))
+        plan = _plan(writer, manifest, shard_videos, hands.ready.experts)
+        todo = _unfinished(writer, plan, [name for name, _ in named], retry_failed)
+        account = Account(RunLog(run, _log(writer, log) if todo else None, listener), meter)
+        work = Work(manifest, plan, todo, account.heard)
+        if todo:
+            settings = {"weights": weights, "device": device, "decoders": hands.ready.decoders, "workers": workers or 1}
+            account.log.tell(
+                "run_started", store=str(store), manifest=str(manifest.path), experts=[name for name, _ in named],
+                shards=len(todo), videos=work.videos, dashboard=dashboard, **settings,
+            )  # fmt: skip
+            _run(hands, work, account, show, meter)
+    tally = meter.tally
+    return Summary(
+        videos=tally.videos,
+        shards=tally.shards,
+        shards_before=len(plan) - len(todo),
+        rows=dict(tally.rows),
+        statuses=dict(tally.statuses),
+        reasons=dict(tally.reasons),
+        seconds=time.perf_counter() - began,
+        video_seconds=tally.video_seconds,
+        decoding=tally.decoding.alone,
+        computing=tally.computing.alone,
+        writing=tally.writing.alone,
+        decoders=hands.ready.decoders,
+        deaths=account.deaths,
+        elsewhere=account.elsewhere,
+    )
+
+
+class Account:
+    """Notes what comes of shards."""
+
+    def __init__(self, log: RunLog, meter: Meter) -> None:
+        self.log, self._meter = log, meter
+        self.deaths = self.elsewhere = 0
+
+    def heard(self, outcome: Outcome) -> None:
+        self.deaths += len(outcome.deaths)
+        self.elsewhere += outcome.state == "complete"
+        if outcome.tally:
+            self._meter.add(outcome.tally)
+        self.log.outcome(outcome)
+
+
+def _run(hands: Hands, work: Work, account: Account, show: Show | None, meter: Meter) -> None:
+    """Do the work, with what is told of its beginning and end. Raises KeyboardInterrupt if it was cut short."""
+    shards = work.left
+    try:
+        with (
+            show(meter, shards, work.videos, hands.ready.decoders) if show else nullcontext(),
+            _draining(work, lambda: account.log.tell("stopping", shards_left=work.left)),
+        ):
+            hands.run(work)
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        account.log.tell("run_failed", shards_left=work.left, reason=reason)
+        raise
+    if work.left:
+        account.log.tell("run_stopped", shards_left=work.left)
+        raise KeyboardInterrupt
+    tally = meter.tally
+    account.log.tell(
+        "run_ended", shards=tally.shards, videos=tally.videos, statuses=dict(tally.statuses), rows=dict(tally.rows)
+    )
+
+
+@contextmanager
+def _draining(work: Work, told: Callable[[], None]) -> Iterator[None]:
+    """Within, the first Ctrl-C has no more shards begun; the second one is an exception, as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def drain(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        work.drain()
+        told()
+
+    before = signal.signal(signal.SIGINT, drain)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _hands(
+    job: Job, meter: Meter, watched: bool, workers: int | None, scheduler: str | None
+) -> Iterator[tuple[Hands, str | None]]:
+    """Who is to do the work, and the address of a page that shows it, if there is one."""
+    if workers or scheduler:
+        from pipeline.cluster import on_cluster  # and with it Dask
+
+        with on_cluster(job, workers, scheduler) as (cluster, dashboard):
+            yield cluster, dashboard
+    else:
+        with (watched_over if watched else in_this_process)(job, meter) as hands:
+            yield hands, None
+
+
+def _plan(
+    writer: StoreWriter,
+    manifest: Manifest,
+    shard_videos: int,
+    experts: Mapping[str, tuple[dict[str, Any], dict[str, Any]]],
+) -> ShardPlan:
+    """The shards of the corpus, and the experts in the store. Runs that begin at once agree on both."""
+
+    def prepare() -> ShardPlan:
+        plan = writer.plan(len(manifest), shard_videos, manifest.digest)
+        for name, (made_of, about) in experts.items():
+            writer.add_expert(name, made_of, about)
+        return plan
+
+    if _planned(writer) >= len(manifest) and set(map(node_name, experts)) <= set(writer.place.children()):
+        return prepare()  # which checks what is there, and writes nothing
+    leases = Leases(writer.place, new_holder())
+    leases.beat()
+    try:
+        with leases.held("plan"):
+            return prepare()
+    finally:
+        leases.leave()
+
+
+def _planned(writer: StoreWriter) -> int:
+    """How many videos are in the store's plan."""
+    try:
+        return read_plan(writer.place).videos
+    except NoMetadata:
+        return 0
+
+
+def _unfinished(writer: StoreWriter, plan: ShardPlan, experts: Sequence[str], retry_failed: bool) -> list[int]:
+    """The shards with something to do, told by what is there; whether that is sound is seen when they come up."""
+    done = [{shard for shard, _ in complete_shards(writer.place, node_name(expert))} for expert in experts]
+    complete = set.intersection(*done)
+    if retry_failed:
+        complete -= {shard for shard in complete if any(_has_failed(writer, expert, shard) for expert in experts)}
+    return [shard for shard in range(len(plan)) if shard not in complete]
+
+
+def _has_failed(writer: StoreWriter, expert: str, shard: int) -> bool:
+    """Whether a video of a shard failed, or its record cannot be read."""
+    name = f"{node_name(expert)}/{shard_name(shard)}/{COMPLETE}"
+    try:
+        return bool(failed_videos(parse_record(writer.place.read(name), name)))
+    except StoreError:
+        return True
+
+
+def _log(writer: StoreWriter, log: str | Path | None) -> Path | None:
+    if log is not None:
+        return Path(log)
+    return writer.place.root / RUN / LOG if isinstance(writer.place, LocalPlace) else None
+
+
+def _named(experts: Sequence[str | Expert], names: Mapping[str, str]) -> tuple[tuple[str, Expert], ...]:
+    """The experts, each with the name to store it by."""
     chosen = [find_experts([expert])[0] if isinstance(expert, str) else expert for expert in experts]
-    stored = [(names or {}).get(expert.name, expert.name) for expert in chosen]
+    stored = [names.get(expert.name, expert.name) for expert in chosen]
     if len(set(stored)) < len(stored) or not stored:
         raise ExtractError(f"experts must be named, and each once: {', '.join(stored) or 'none given'}")
-
-    writer = StoreWriter(store)
-    loaded = [load_expert(expert, weights, seed) for expert in chosen]
-    plan = writer.plan(len(manifest), shard_videos, manifest.digest)
-    targets = [
-        writer.add_expert(name, provenance(expert, network, precision, dtype), _about(expert))
-        for name, expert, network in zip(stored, chosen, loaded, strict=True)
-    ]
-    running = [
-        RunningExpert(name, expert.samples, network.network.to(target), batch_size or _batch(expert.samples, target))
-        for name, expert, network in zip(stored, chosen, loaded, strict=True)
-    ]
-    cores = os.cpu_count() or 1
-    workers = workers or default_workers(target, cores)
-    before = _complete_shards(plan, targets, retry_failed)
-    todo = [plan.bounds(shard) for shard in range(len(plan)) if shard not in before]
-    meter = Meter()
-    engine = Engine(
-        running,
-        device=target,
-        precision=precision,
-        workers=workers,
-        decoder=decoder,
-        run_info=_run_info(target, decoder),
-        meter=meter,
-    )
-    began = time.perf_counter()
-    showing: AbstractContextManager[Any] = nullcontext()
-    if show is not None:
-        showing = show(meter, len(todo), sum(stop - first for first, stop in todo), workers)
-    with showing, _torch_settings(target, cores, workers):
-        engine.run(_tasks(manifest, plan, targets, retry_failed))
-    return Summary(
-        videos=meter.videos,
-        shards=meter.shards,
-        shards_before=len(before),
-        rows=dict(meter.rows),
-        statuses=dict(meter.statuses),
-        reasons=dict(meter.reasons),
-        seconds=time.perf_counter() - began,
-        video_seconds=meter.video_seconds,
-        decoding=meter.decoding.alone,
-        computing=meter.computing.alone,
-        writing=meter.writing.alone,
-        workers=workers,
-    )
-
-
-def provenance(expert: Expert, loaded: Loaded, precision: str, dtype: str) -> dict[str, Any]:
-    """What decides an expert's features: runs may continue each other only if all of this is equal."""
-    return {
-        "kind": expert.kind,
-        **identity(expert),
-        "weights": {"source": loaded.source, "sha256": loaded.sha256},
-        "precision": "fp32" if isinstance(loaded.network, Finder) else precision,
-        **({"records": True} if isinstance(loaded.network, Finder) else {}),
-        "dim": loaded.network.dim,
-        "dtype": dtype,
-    }
-
-
-def default_workers(device: torch.device, cores: int) -> int:
-    """Videos decoded at once: on a GPU box decoding is what takes the time, on a CPU the networks."""
-    return max(1, cores - 1) if device.type == "cuda" else max(1, cores // 4)
-
-
-def _tasks(
-    manifest: Manifest, plan: ShardPlan, experts: Sequence[ExpertWriter], retry_failed: bool
-) -> Iterator[ShardTask]:
-    for shard in range(len(plan)):
-        writers: dict[str, ShardWriter] = {}
-        kept: dict[tuple[str, int], VideoStatus] = {}
-        earlier: dict[str, list[dict[str, Any]]] = {}
-        for expert in experts:
-            record = expert.complete(shard)
-            if record is None:
-                writers[expert.name] = expert.begin(shard)
-            elif retry_failed and (failed := _failed(record)):
-                writers[expert.name] = expert.redo(record, failed)
-                videos = enumerate(record.videos)
-                kept |= {(expert.name, number): video for number, video in videos if number not in failed}
-                earlier[expert.name] = record.run.get("passes", [])
-        if writers:
-            yield ShardTask(shard, list(manifest.read(*plan.bounds(shard))), writers, kept, earlier)
-
-
-def _failed(record: ShardRecord) -> set[int]:
-    return {number for number, video in enumerate(record.videos) if video.status == "failed"}
-
-
-def _complete_shards(plan: ShardPlan, experts: Sequence[ExpertWriter], retry_failed: bool) -> set[int]:
-    """Shards with nothing to do, told by what is there; whether it is sound is seen when they come up."""
-
-    def done(expert: ExpertWriter, shard: int) -> bool:
-        if not retry_failed:
-            return (expert.folder / shard_name(shard) / COMPLETE).exists()
-        record = expert.complete(shard)
-        return record is not None and not _failed(record)
-
-    return {shard for shard in range(len(plan)) if all(done(expert, shard) for expert in experts)}
+    return tuple(zip(stored, chosen, strict=True))
 
 
 def _check(
-    precision: str, dtype: str, decoder: str, shard_videos: int, workers: int | None, batch_size: int | None
+    precision: str, dtype: str, decoder: str, time_limit: float, workers: int | None, scheduler: str | None
 ) -> None:
     for setting, value, choice in (
         ("precision", precision, tuple(PRECISIONS)),
@@ -243,56 +330,13 @@ def _check(
     ):
         if value not in choice:
             raise ExtractError(f"{setting} {value!r}: must be one of {', '.join(choice)}")
-    for setting, number in (("shard_videos", shard_videos), ("workers", workers), ("batch_size", batch_size)):
+    if not time_limit > 0:
+        raise ExtractError(f"time_limit {time_limit}: must be more than 0 seconds")
+    if workers and scheduler:
+        raise ExtractError("workers begins a cluster, and scheduler joins one: say which of the two")
+
+
+def _check_positive(**settings: int | None) -> None:
+    for setting, number in settings.items():
         if number is not None and number < 1:
             raise ExtractError(f"{setting} {number}: must be at least 1")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ExtractError(f"device {name!r}: must be auto, cpu, cuda or cuda:<number>") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ExtractError(f"device {name!r}: torch sees no CUDA device here; use cpu")
-    return device
-
-
-def _batch(samples: Sampling, device: torch.device) -> int:
-    if device.type == "cuda":
-        return GPU_CLIPS if isinstance(samples, Clips) else GPU_BATCH
-    return CPU_CLIPS if isinstance(samples, Clips) else CPU_BATCH
-
-
-@contextmanager
-def _torch_settings(device: torch.device, cores: int, workers: int) -> Iterator[None]:
-    """Within, torch computes with the cores that decoding leaves, but no fewer than two, and exactly.
-
-    With a single thread torch gives up oneDNN for the separable convolutions of video networks, which
-    makes them three times slower than with two; and on a CPU decoding is idle most of the time.
-    """
-    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    torch.set_num_threads(max(min(2, cores), cores - workers) if device.type == "cpu" else 1)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = tf32
-
-
-def _about(expert: Expert) -> dict[str, Any]:
-    packages = {package: version(package) for package in PACKAGES}
-    return {"weights": asdict(expert.weights), "packages": packages, "python": platform.python_version()}
-
-
-def _run_info(device: torch.device, decoder: str) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "device": name,
-        "decoder": decoder,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -24,7 +25,20 @@ SELF_CONTAINED_FORMATS = (
 STAMPED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"}  # every frame is stored with its own time
 LONGEST_GAP = Fraction(600)  # seconds between two frames; beyond it the time stamps are damaged
 SETBACK = Fraction(1)  # seconds that time stamps may jump back; beyond it they are damaged, too
+# The largest pictures of the highest levels of H.264 and HEVC (6.2), VP9 (6.2) and AV1 (6.3), beyond 8K. As RGB one
+# takes 107 MB, and a decoder may hold 16 of them; without a limit a file of 40 kB can ask for gigabytes.
+MOST_PIXELS = 8192 * 4352
+MOST_ELONGATED = 64  # times the short side; an expert that brings the short side to 256 makes 16384x256 of it
+SOUND_RATES = range(1_000, 768_001)  # Hz; a byte at 1 Hz would be a second of sound, and higher ones need vast filters
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": SELF_CONTAINED_FORMATS}
+_DECODING = {"max_pixels": str(MOST_PIXELS)}
+_MISLEADING = {  # what FFmpeg says of damaged files, and what it comes to
+    errno.EIO: "Input/output error: what it says of itself makes no sense, or the disk fails",
+    errno.ENOMEM: "Cannot allocate memory: what it says of itself makes no sense, or there is too little",
+    errno.EPERM: "the decoder gives up on it",  # "Operation not permitted"
+    av.error.tag_to_code(b"EXT "): "the decoder gives up on it",  # "Generic error in an external library"
+    av.error.tag_to_code(b"PAWE"): "FFmpeg knows no way to read what it claims to hold",  # "Not yet implemented"
+}
 
 
 class MediaError(Exception):
@@ -78,11 +92,19 @@ def open_media(path: str) -> InputContainer:
     if os.path.getsize(path) == 0:
         raise MediaError("open", "the file is empty")
     try:
-        return av.open(f"file:{os.path.abspath(path)}", container_options=_OPTIONS, metadata_errors="replace")
+        container = av.open(
+            f"file:{os.path.abspath(path)}", options=_DECODING, container_options=_OPTIONS, metadata_errors="replace"
+        )
     except (av.error.InvalidDataError, av.error.ArgumentError):  # the latter is for a format that is not listed
         raise MediaError("open", "not a self-contained media file, or its headers are damaged") from None
+    except av.error.EOFError:
+        raise MediaError("open", "the file ends within its headers") from None
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError("open", explain(error)) from None
+    for stream in container.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.options = _DECODING
+    return container
 
 
 def video_stream(container: InputContainer) -> Any | None:
@@ -118,8 +140,20 @@ def declared_end(stream: Any) -> Fraction | None:
 
 
 def explain(error: Exception) -> str:
-    """An FFmpeg error in its own words, without the path, which stands beside it anyway."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    """An error in its own words, without the path, which stands beside it anyway."""
+    if isinstance(error, MediaError):
+        return error.reason
+    if isinstance(error, av.error.FFmpegError) and error.errno in _MISLEADING:
+        return _MISLEADING[error.errno]
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _MISLEADING[errno.EPERM] if words.startswith("Error number") else words  # "Error number -50 occurred"
+
+
+def explain_decoding(error: Exception, context: Any) -> str:
+    """Why a decoder gave no frame: "Invalid argument" is what it says of a size, which it then sets to 0."""
+    if isinstance(error, av.error.ArgumentError) and not (context.width and context.height):
+        return f"pictures of no size, or of more than {MOST_PIXELS / 1e6:.1f} million pixels, as in 8192x4352"
+    return explain(error)
 
 
 def probe(path: str) -> Probe:
@@ -152,6 +186,8 @@ def _declared_seconds(stream: Any) -> Fraction | None:
 def _probe_video(container: InputContainer, stream: Any) -> dict[str, Any]:
     frame = first_frame(container, stream)
     width, height = square_size(frame.width, frame.height, stream.sample_aspect_ratio)
+    if reason := unfit_size(width, height):
+        raise MediaError("decode", reason)
     rotation = quarter_turns(frame) * 90
     if rotation % 180:
         width, height = height, width
@@ -174,7 +210,7 @@ def first_frame(container: InputContainer, stream: Any) -> Any:
                 for frame in packet.decode():
                     return frame
             except av.error.FFmpegError as error:
-                reason = explain(error)
+                reason = explain_decoding(error, stream.codec_context)
     except av.error.FFmpegError as error:
         reason = explain(error)
     raise MediaError("decode", f"no frame of the video can be decoded: {reason}")
@@ -185,12 +221,23 @@ def stands_alone(stream: Any, packet: Any) -> bool:
     if stream.codec_context.name != "h264":
         return True
     decoder = av.CodecContext.create(stream.codec_context.name, "r")
+    decoder.options = _DECODING
     decoder.extradata = stream.codec_context.extradata
     try:
         frames = [*decoder.decode(packet), *decoder.decode(None)]
     except av.error.FFmpegError:
         return True  # it is damaged, as who begins there will find
     return any(not frame.is_corrupt for frame in frames)
+
+
+def unfit_size(width: int, height: int) -> str | None:
+    """What is wrong with a picture of that size, or None; what an expert makes of the others fits into memory."""
+    size = f"pictures of {width}x{height} with square pixels"
+    if width * height > MOST_PIXELS:
+        return f"{size} are not read: at most {MOST_PIXELS / 1e6:.1f} million pixels, as in 8192x4352"
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        return f"{size} are not read: one side is more than {MOST_ELONGATED} times the other"
+    return None
 
 
 def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:

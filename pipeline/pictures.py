@@ -44,6 +44,7 @@ class PictureStream:
         self._intact_from = 0  # ticks: frames before it may lack the ones they refer to
         self._shown: Any = None  # the latest frame
         self._pixels: np.ndarray | None = None  # its pixels, once they were wanted
+        self._refused: str | None = None  # why the first packet that could not be decoded could not be
         self._shown_at = 0  # ticks
         rate = stream.average_rate or stream.guessed_rate
         self._frame_ticks = round(1 / (rate * stream.time_base)) if rate else 0
@@ -102,6 +103,8 @@ class PictureStream:
             yield from self._decode()
         if not self.done:
             yield from self._drain()
+        if not self.track.began and self._refused and not self.track.damage:
+            self.track.damage = f"nothing in it can be decoded: {self._refused}"
         self._set_end()
 
     def _mishap(self, packet: Any) -> str | None:
@@ -134,6 +137,7 @@ class PictureStream:
                 if self.track.began and self.ticks(packet) >= self._intact_from:
                     yield from self._damaged(f"{media.explain(error)} at {self._at(packet):.2f} s")
                     return
+                self._refused = self._refused or media.explain_decoding(error, self.stream.codec_context)
                 continue  # what cannot be decoded before the first good frame is no part of the video
             if self._decode_times and not frames:
                 self._pass_over_empty()
@@ -170,7 +174,7 @@ class PictureStream:
         while self._shown is not None and self._time is not None and self._wanted < stop:
             try:
                 self._pixels = self._to_rgb(self._shown) if self._pixels is None else self._pixels
-            except av.error.FFmpegError as error:
+            except (media.MediaError, av.error.FFmpegError) as error:
                 self.track.damage = f"{media.explain(error)} at {float(self._time):.2f} s"
                 return
             picture = Picture(self._time, self._pixels)
@@ -209,6 +213,8 @@ class PictureStream:
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
         width, height = media.square_size(frame.width, frame.height, self.stream.sample_aspect_ratio)
+        if reason := media.unfit_size(width, height):
+            raise media.MediaError("decode", reason)
         # One thread: swscale's own pool costs seven times the processor time of the conversion.
         rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
         turns = media.quarter_turns(frame)

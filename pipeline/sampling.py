@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count, groupby
@@ -19,6 +19,7 @@ from extractors import Audio, Clips, Frames, Sampling, exact
 from feature_store import VideoStatus
 from pipeline.backends import DecoderMissing, IndexedPlayback
 from pipeline.decode import Picture, Playback, Track
+from pipeline.fetching import NotFetched, local_file
 from pipeline.media import MediaError, open_media
 
 DECODERS = ("av", "decord", "torchcodec")
@@ -53,11 +54,11 @@ class Ended:
     status: VideoStatus
 
 
-def sample_video(video: Video, requests: Mapping[str, Request], decoder: str = "av") -> Iterator[Sample | Ended]:
+def sample_video(video: Video, requests: Mapping[str, Request], decoder: str = "av") -> Generator[Sample | Ended]:
     """Decode a video once and yield every expert's samples as they fall due, then one Ended an expert.
 
     Times are seconds from `video.start`. Memory does not grow with the video's length. What is wrong
-    with the file is told in the statuses, never raised.
+    with the file is told in the statuses, never raised; only what ends a run is, such as NotFetched.
     """
     start, end = exact(video.start or 0.0), None if video.end is None else exact(video.end)
     samplers = {name: _sampler(name, request) for name, request in requests.items()}
@@ -70,14 +71,15 @@ def sample_video(video: Video, requests: Mapping[str, Request], decoder: str = "
     schedule = Schedule({name: sampler.period for name, sampler in visual.items()}, start, end)
     wants = (iter(schedule), rates.pop() if rates else None, start, end)
     try:
-        if decoder == "av":
-            with open_media(video.path) as container:
-                playback: Playback | IndexedPlayback = Playback(container, *wants)
+        with local_file(video.path) as path:
+            if decoder == "av":
+                with open_media(path) as container:
+                    playback: Playback | IndexedPlayback = Playback(container, *wants)
+                    yield from _play(playback, schedule, visual, sounding, start)
+            else:
+                playback = IndexedPlayback(path, decoder, *wants)
                 yield from _play(playback, schedule, visual, sounding, start)
-        else:
-            playback = IndexedPlayback(video.path, decoder, *wants)
-            yield from _play(playback, schedule, visual, sounding, start)
-    except DecoderMissing:
+    except (DecoderMissing, NotFetched):
         raise
     except MediaError as error:
         yield from _all_failed(video, samplers, error.stage, error.reason)

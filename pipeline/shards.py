@@ -30,7 +30,7 @@ class ShardTask:
     """One shard to be done, with a writer for every expert that lacks it, or lacks videos of it.
 
     `kept` are the statuses of videos that an expert has already: those are not done again. `earlier` are the
-    passes over the videos by which it has them.
+    passes over the videos by which it has them. `left_out` are videos that are not to be touched, with the reason.
     """
 
     shard: int
@@ -38,20 +38,28 @@ class ShardTask:
     writers: Mapping[str, ShardWriter]
     kept: Mapping[tuple[str, int], VideoStatus] = field(default_factory=dict)
     earlier: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    left_out: Mapping[int, str] = field(default_factory=dict)
     _statuses: dict[tuple[str, int], VideoStatus] = field(default_factory=dict)
     _unfit: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._statuses.update(self.kept)
+        for number, reason in self.left_out.items():
+            status = VideoStatus(self.videos[number].id, "failed", stage="decode", reason=reason)
+            self._statuses.update({(expert, number): status for expert in self._new(number)})
 
     def wanted(self, number: int) -> list[str]:
-        """The experts for which video `number` is to be done."""
-        return [expert for expert in self.writers if (expert, number) not in self.kept]
+        """The experts for which video `number` is to be decoded."""
+        return [] if number in self.left_out else self._new(number)
 
     @property
     def decoded(self) -> int:
         """How many of the videos are decoded for this."""
         return sum(bool(self.wanted(number)) for number in range(len(self.videos)))
+
+    def _new(self, number: int) -> list[str]:
+        """The experts for which video `number` is new."""
+        return [expert for expert in self.writers if (expert, number) not in self.kept]
 
     def append(self, rows: Rows) -> None:
         """Add rows of a video; a video with features that cannot be stored fails as a whole."""
@@ -83,7 +91,7 @@ class ShardTask:
             statuses[expert] = [self._status(expert, number) for number in range(len(self.videos))]
             writer.finish(statuses[expert], {**run, "passes": [*self.earlier.get(expert, ()), served]})
         done = (
-            {expert: statuses[expert][number] for expert in self.wanted(number)} for number in range(len(self.videos))
+            {expert: statuses[expert][number] for expert in self._new(number)} for number in range(len(self.videos))
         )
         return [video for video in done if video]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from feature_store.survey import ExpertDifference, StoreSummary, VideoSummary
     from feature_store.verify import Verdict
     from pipeline.extraction import Summary
+    from pipeline.watching import Holder, View
 
 FAILURES_SHOWN = 20
 REASONS_SHOWN = 10
 ROWS_SHOWN = 12
+VIDEOS_SHOWN = 4  # of those that a process is at
+CHARS_SHOWN = 60  # of a name in what is watched
 HIDDEN = ("start", "end", "landmarks")  # of records: shown as times, or too many numbers
 
 
@@ -66,7 +70,7 @@ def show_summary(console: Console, summary: Summary) -> None:
             f"{summary.video_seconds:.0f} s of video in {summary.seconds:.1f} s: {summary.rate:.1f} s of video/s, "
             f"{summary.rate / ceiling:.0%} of what the slower stage could do alone "
             f"(networks {summary.model_ceiling:.1f}, decoding {summary.decode_ceiling:.1f} "
-            f"with {summary.workers} worker{'s' * (summary.workers > 1)})",
+            f"of {summary.decoders} video{'s' * (summary.decoders > 1)} at once)",
             highlight=False,
         )
 
@@ -75,19 +79,7 @@ def show_status(console: Console, summary: StoreSummary, failures: int = FAILURE
     """How far a store is."""
     decoded = f"; in all {summary.decodes} times a video was decoded for them" if summary.decodes else ""
     console.print(f"{summary.videos} videos in {summary.shards} shards{decoded}", highlight=False)
-    states = (">ok", ">trunc.", ">none", ">failed", ">pending")
-    experts = table("expert", ">dim", "weights", *states, ">rows", ">hours", ">MB")
-    for name, expert in summary.experts.items():
-        counts = (expert.ok, expert.truncated, expert.no_stream, expert.failed, expert.pending, expert.rows)
-        experts.add_row(
-            plain(name),
-            str(expert.dim),
-            weights_text(expert.weights),
-            *map(str, counts),
-            f"{expert.seconds / 3600:.2f}",
-            f"{expert.bytes / 1e6:.1f}",
-        )
-    console.print(experts)
+    console.print(experts_table(summary))
     if any(is_random(expert.weights) for expert in summary.experts.values()):
         console.print("Features of [bold yellow]random[/] weights mean nothing; they serve tests.")
     if not summary.failures:
@@ -102,6 +94,98 @@ def show_status(console: Console, summary: StoreSummary, failures: int = FAILURE
     console.print(faults)
     if len(by_fault) > failures:
         console.print(f"and {len(by_fault) - failures} more: --json lists all")
+
+
+def experts_table(summary: StoreSummary) -> Table:
+    """How far each expert of a store is."""
+    states = (">ok", ">trunc.", ">none", ">failed", ">pending")
+    experts = table("expert", ">dim", "weights", *states, ">rows", ">hours", ">MB")
+    for name, expert in summary.experts.items():
+        counts = (expert.ok, expert.truncated, expert.no_stream, expert.failed, expert.pending, expert.rows)
+        experts.add_row(
+            plain(name),
+            str(expert.dim),
+            weights_text(expert.weights),
+            *map(str, counts),
+            f"{expert.seconds / 3600:.2f}",
+            f"{expert.bytes / 1e6:.1f}",
+        )
+    return experts
+
+
+def status_panel(view: View) -> RenderableType:
+    """A store that is being watched: how far it is, and who is at work on what."""
+    summary = view.summary
+    bar = Table.grid(padding=(0, 1))
+    shown = ProgressBar(max(1, summary.videos), stored_videos(summary), width=40)
+    bar.add_row(shown, f"{stored_videos(summary)}/{summary.videos} videos", time_left(view))
+    faults = Text(f"{len(summary.failures)} failures: reelcache status lists them" if summary.failures else "")
+    if not view.holders:
+        return Group(bar, experts_table(summary), faults, Text("nobody is at work"))
+    work = table("at work", "device", ">videos", ">failed", ">s of video/s", "on shard: video")
+    for holder in view.holders:
+        says = holder.says
+        counts = (str(says.videos), str(says.failed), f"{says.rate:.1f}")
+        doing = Text("\n").join(_doing(says.at)) if not holder.silent else Text("silent: it may be dead", "yellow")
+        work.add_row(plain(holder_name(holder)), plain(short(says.device)), *counts, doing)
+    alive = [holder.says for holder in view.holders if not holder.silent]
+    total = (
+        f"{len(alive)} at work, {len(view.holders) - len(alive)} silent: {sum(says.videos for says in alive)} videos, "
+        f"{sum(says.rate for says in alive):.1f} s of video/s"
+    )
+    return Group(bar, experts_table(summary), faults, work, Text(total))
+
+
+def _doing(at: Sequence[tuple[str, str, float]]) -> Iterator[Text]:
+    for shard, video, seconds in at[:VIDEOS_SHOWN]:
+        yield plain(f"{short(shard)}: {short(video)} ({seconds:.0f} s)")
+    if len(at) > VIDEOS_SHOWN:
+        yield Text(f"and {len(at) - VIDEOS_SHOWN} more")
+
+
+def status_line(view: View) -> str:
+    """The same in a line, without what time alone changes."""
+    counts = [f"{short(name)} {view.summary.videos - each.pending}" for name, each in view.summary.experts.items()]
+    work = [
+        f"{holder_name(holder)} {'silent' if holder.silent else f'{holder.says.videos} videos'}"
+        for holder in view.holders
+    ]
+    line = (
+        f"{stored_videos(view.summary)}/{view.summary.videos} videos ({', '.join(counts) or 'no experts'}), "
+        f"{len(view.summary.failures)} failures; at work: {', '.join(work) or 'nobody'}"
+    )
+    return plain(line).plain
+
+
+def show_holders(console: Console, holders: Sequence[Holder]) -> None:
+    """Who is at work on a store, in a line; nothing if nobody is. A single look cannot tell who is silent."""
+    alive = [holder_name(holder) for holder in holders if not holder.silent]
+    if alive:
+        console.print(plain(f"at work on it: {', '.join(alive)}; --watch shows on what"), soft_wrap=True)
+
+
+def holder_name(holder: Holder) -> str:
+    """Host and process number; the name of its file where it does not say them."""
+    says = holder.says
+    return f"{short(says.host)} pid {says.pid}" if says.host and says.pid else short(holder.name)
+
+
+def stored_videos(summary: StoreSummary) -> int:
+    """Videos that are done for all experts, if all experts do them in the same order."""
+    return summary.videos - max((expert.pending for expert in summary.experts.values()), default=summary.videos)
+
+
+def time_left(view: View) -> str:
+    """When it will be over, e.g. "ETA 1:02:03"."""
+    if view.left is None:
+        return "ETA --:--"
+    left = int(view.left)
+    return f"ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+
+
+def short(text: str) -> str:
+    """Text from outside, cut if it is long."""
+    return text if len(text) <= CHARS_SHOWN else f"{text[: CHARS_SHOWN - 3]}..."
 
 
 def is_random(source: str) -> bool:

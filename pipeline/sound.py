@@ -13,7 +13,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 
 from pipeline import media
-from pipeline.media import LONGEST_GAP, SETBACK, Track
+from pipeline.media import LONGEST_GAP, SETBACK, SOUND_RATES, Track
 
 FULL_SCALE = np.float32(2**31)
 SOUND_GAP = Fraction(1, 20)  # seconds that sound may be off its time stamps before it is put right
@@ -43,6 +43,7 @@ class SoundStream:
         self._form: tuple[str, str, int] | None = None  # of the sound that the resampler takes
         self._position = 0  # number of the next sample that comes out
         self._due: Fraction | None = None  # seconds: the time stamp that the next frame should carry
+        self._refused: str | None = None  # why the first packet that could not be decoded could not be
 
     @property
     def done(self) -> bool:
@@ -79,6 +80,8 @@ class SoundStream:
         if not self.done:
             yield from self._frames(None)
         yield from self._flush()
+        if not self.track.began and self._refused and not self.track.damage:
+            self.track.damage = f"nothing in it can be decoded: {self._refused}"
         self.track.seconds = Fraction(max(0, self._position), self._rate)
         if self._end is not None:
             self.track.seconds = min(self.track.seconds, self._end)
@@ -96,12 +99,17 @@ class SoundStream:
         except av.error.FFmpegError as error:
             if self.track.began and packet is not None:
                 self.track.damage = f"{media.explain(error)} at {self._position / self._rate:.2f} s of sound"
+            elif packet is not None:
+                self._refused = self._refused or media.explain(error)
             return  # what cannot be decoded before the first sound is no part of it
         for frame in frames:
             if not self.done:
                 yield from self._hear(frame)
 
     def _hear(self, frame: Any) -> Iterator[Sound]:
+        if frame.sample_rate not in SOUND_RATES:
+            self.track.damage = f"sound at {frame.sample_rate} Hz, which no recording has"
+            return
         due = Fraction(0) if self._due is None else self._due
         stamp = due if frame.pts is None else frame.pts * frame.time_base
         if self._origin is None:

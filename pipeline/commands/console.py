@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipeline.show import plain_lines
+
 WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
 
@@ -35,7 +37,7 @@ def told() -> Iterator[None]:
         if code is None:
             raise
         err.print("error: ", style="bold red", end="")
-        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        err.print(plain_lines(str(error)), soft_wrap=True)
         raise typer.Exit(code) from None
 
 
@@ -65,9 +67,9 @@ def _exit_code(error: Exception) -> int | None:
         return None
     from extractors import ExpertError, WeightsError
     from pipeline.backends import DecoderMissing
-    from pipeline.extraction import ExtractError
+    from pipeline.errors import ExtractError, WorkerLost
 
-    if isinstance(error, WeightsError | DecoderMissing):
+    if isinstance(error, WeightsError | DecoderMissing | WorkerLost):
         return 1
     return 2 if isinstance(error, ExpertError | ExtractError) else None
 

@@ -51,8 +51,14 @@ def extract(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16: what networks compute in.")] = "fp32",
     dtype: Annotated[str, typer.Option(help="float16 or float32: what is stored.")] = "float16",
     shard_videos: Annotated[int, typer.Option(help="Videos a shard: the unit of resuming.")] = 64,
+    decoders: Annotated[
+        int | None, typer.Option(help="Videos decoded at once by each process, a thread each. [default: by machine]")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Videos decoded at once, a thread each. [default: by machine]")
+        int | None, typer.Option(help="Begin a Dask cluster of so many processes here, e.g. one a GPU.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Join the Dask cluster at this address, e.g. tcp://10.0.0.1:8786.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a batch. [default: by device and expert]")] = None,
     decoder: Annotated[str, typer.Option(help="av, decord or torchcodec.")] = "av",
@@ -64,11 +70,19 @@ def extract(
         Path | None, typer.Option(help="word2vec or GloVe file for OCR and speech. [default: hashed spelling]")
     ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Also do the videos again that failed before.")] = False,
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds that a video may take beyond ten times its length.")
+    ] = 600.0,
+    log: Annotated[
+        Path | None, typer.Option(help="The run's log, JSON Lines. [default: STORE/.run/log.jsonl, on a local disk]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
     strict: Annotated[bool, typer.Option(help="Exit with 1 if any video failed or was truncated.")] = False,
     as_json: Json = False,
 ) -> None:
     """Extract features of a corpus into a store. The same command resumes, extends and adds experts.
+
+    Ctrl-C lets the shards in flight be finished; a second one stops at once.
 
     **Examples**
 
@@ -79,6 +93,8 @@ def extract(
         reelcache extract corpus.jsonl corpus.zarr --experts s3d --set s3d.hop=8 --as s3d_dense
 
         reelcache extract corpus.jsonl corpus.zarr --preset mmt --word-vectors GoogleNews-vectors-negative300.bin
+
+        reelcache extract corpus.jsonl s3://bucket/corpus.zarr --preset mmt --workers 8
     """
     with told():
         from dataclasses import asdict
@@ -100,6 +116,7 @@ def extract(
             for name in readers:
                 options.setdefault(name, {})["words"] = str(word_vectors)
         chosen = find_preset(preset, options) if preset else find_experts(names, options)
+        progress = Progress(err)
         summary = run(
             manifest,
             store,
@@ -110,12 +127,18 @@ def extract(
             precision=precision,
             dtype=dtype,
             shard_videos=shard_videos,
-            workers=workers,
+            decoders=decoders,
             batch_size=batch_size,
             decoder=decoder,
             names=_names(store_as or [], [expert.name for expert in chosen]),
             retry_failed=retry_failed,
-            show=Progress(err).showing,
+            time_limit=time_limit,
+            watched=True,
+            workers=workers,
+            scheduler=scheduler,
+            log=log,
+            show=progress.showing,
+            listener=progress.tell,
         )
     if as_json:
         print_json(asdict(summary))

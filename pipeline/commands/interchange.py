@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from pipeline.commands.console import Json, Store, err, out, print_json, told
 
-if TYPE_CHECKING:
-    from data_manifests import Video
+
+class Corpus(NamedTuple):
+    """The videos of a manifest, in order, with the seconds that those last of which it tells."""
+
+    ids: list[str]
+    durations: dict[str, float]
+    digest: Callable[[int, int], str] | None  # which videos a range of them are; none where only ids are known
 
 
 def import_features(
@@ -31,7 +36,10 @@ def import_features(
     window: Annotated[float | None, typer.Option(help="Seconds that a row covers. [default: --every]")] = None,
     spread: Annotated[bool, typer.Option("--spread", help="Rows cover their video evenly; needs --manifest.")] = False,
     untimed: Annotated[bool, typer.Option("--untimed", help="Nobody knows which seconds rows cover.")] = False,
-    manifest: Annotated[Path | None, typer.Option(help="The store's manifest: its videos, in its order.")] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="The store's manifest: its videos, in order; or durations.json of `manifest import`."),
+    ] = None,
     skip_unknown: Annotated[bool, typer.Option("--skip-unknown", help="Leave out videos not in the store.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float16 or float32. [default: as the source has it]")] = None,
     shard_videos: Annotated[int, typer.Option(help="Videos a shard, in a new store.")] = 64,
@@ -45,13 +53,12 @@ def import_features(
 
         reelcache import-features bigfile FeatureData/resnet152/ msrvtt.zarr --expert resnet152 --every 0.5
 
-        reelcache import-features tan-hdf5 sub_activitynet_v1-3.c3d.hdf5 a.zarr --expert c3d --manifest a.jsonl --spread
+        reelcache import-features drn-pt C3D charades.zarr --expert c3d --spread --manifest charades-sta/durations.json
 
         reelcache import-features ce-pickle senet154-avg.pickle msrvtt.zarr --expert senet154 --untimed
     """
     from dataclasses import asdict
 
-    from data_manifests import Manifest
     from feature_store import ImportUsageError
     from feature_store import import_features as run
     from pipeline.show import show_import
@@ -59,7 +66,7 @@ def import_features(
     with told(), _counting() as show:
         if spread and manifest is None:
             raise ImportUsageError("--spread: name the manifest, which says how long videos are: --manifest FILE")
-        videos = Manifest(manifest) if manifest else None
+        corpus = _corpus_of(manifest) if manifest else None
         summary = run(
             format,
             paths,
@@ -69,12 +76,12 @@ def import_features(
             kind=kind,
             every=every,
             window=window,
-            durations=_durations(videos) if videos is not None and spread else None,
+            durations=corpus.durations if corpus and spread else None,
             untimed=untimed,
             dtype=dtype,
             shard_videos=shard_videos,
-            videos=None if videos is None else [video.id for video in videos],
-            digest=None if videos is None else videos.digest,
+            videos=corpus.ids if corpus else None,
+            digest=corpus.digest if corpus else None,
             skip_unknown=skip_unknown,
             show=show,
         )
@@ -115,14 +122,21 @@ def export(
         out.print(f"{summary.videos} videos, {rows} -> {folder}", markup=False, highlight=False)
 
 
-def _durations(videos: Iterable[Video]) -> dict[str, float]:
-    """How long videos are, or their cuts, where their manifest says so."""
-    found = {}
+def _corpus_of(manifest: Path) -> Corpus:
+    """Videos of a manifest, or of a JSON file of durations; those of cuts are the cuts'."""
+    from data_manifests import Manifest
+    from data_manifests.recipes import read_durations
+
+    if manifest.suffix == ".json":
+        durations = read_durations(manifest)
+        return Corpus(list(durations), durations, None)
+    ids, durations, videos = [], {}, Manifest(manifest)
     for video in videos:
+        ids.append(video.id)
         end = video.end if video.end is not None else video.meta.get("duration")
         if isinstance(end, int | float):
-            found[video.id] = end - (video.start or 0.0)
-    return found
+            durations[video.id] = end - (video.start or 0.0)
+    return Corpus(ids, durations, videos.digest)
 
 
 def _listed(names: str | None) -> list[str]:

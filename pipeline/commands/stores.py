@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -9,24 +10,44 @@ import typer
 from pipeline.commands.console import Json, Store, out, print_json, told
 
 
-def status(store: Store, as_json: Json = False) -> None:
+def status(
+    store: Store,
+    as_json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on showing it, and who is at work on what, until Ctrl-C.")
+    ] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks of --watch.", min=0.1)] = 2.0,
+) -> None:
     """Show how far a store is: per expert, what is done, failed and pending, and every failure's reason.
 
-    **Example**
+    **Examples**
 
         reelcache status corpus.zarr
+
+        reelcache status corpus.zarr --watch
     """
     from dataclasses import asdict
 
     from feature_store import summarize
-    from pipeline.show import show_status
+    from feature_store.places import open_place
+    from pipeline.show import show_holders, show_status
+    from pipeline.watching import Holders
+    from pipeline.watching import watch as watch_store
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch shows tables or lines: leave --json out")
     with told():
+        if watch:
+            with suppress(KeyboardInterrupt):
+                watch_store(store, out, every)
+            return
         summary = summarize(store)
+        holders = Holders(open_place(store)).look()
     if as_json:
         print_json(asdict(summary))
     else:
         show_status(out, summary)
+        show_holders(out, holders)
 
 
 def verify(

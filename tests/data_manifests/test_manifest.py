@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tracemalloc
@@ -257,6 +258,29 @@ def test_how_lines_are_written_does_not_change_the_digest(tmp_path: Path) -> Non
     one = write(tmp_path / "one.jsonl", '{"id": "é", "path": "a.mp4", "start": 1}')
     other = write(tmp_path / "other.jsonl", "", '  {"start":1.0,"path":"b.mp4","id":"\\u00e9"}\r')
     assert Manifest(one).digest(0, 1) == Manifest(other).digest(0, 1)
+
+
+def test_digests_are_those_that_stores_hold_already(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "corpus.jsonl",
+        {"id": "video7010", "path": "a.mp4"},
+        {"id": 'é\u2028"\\/\x01😀', "path": "b.mp4", "start": 1},
+        {"id": "c", "path": "c", "start": 0.1, "end": 5e21},
+        {"id": "d", "path": "c", "start": 1e-7},
+        {"id": "e", "path": "c", "end": 123456789.125},
+    )
+    assert Manifest(path).digest(0, 5) == "9dc6f0e59cd2b7b7ba8768a46f4a23789cb641dfc0b4e4bf9a86f7d476df863a"
+
+
+@ACROSS_EXAMPLES
+@given(rows=videos(), bounds=st.tuples(st.integers(0, 9), st.integers(0, 9)))
+def test_the_digest_is_over_hashes_of_ids_and_cuts_as_json(
+    tmp_path: Path, rows: list[Video], bounds: tuple[int, int]
+) -> None:
+    write_rows(tmp_path / "corpus.jsonl", rows)
+    identities = [json.dumps([video.id, video.start, video.end]).encode() for video in rows[slice(*bounds)]]
+    hashes = b"".join(hashlib.blake2b(identity, digest_size=8).digest() for identity in identities)
+    assert Manifest(tmp_path / "corpus.jsonl").digest(*bounds) == hashlib.sha256(hashes).hexdigest()
 
 
 # Writing and memory.

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from feature_store import NotInStore, StoreError, StoreWriter, VideoStatus, diff_stores, inspect_video, summarize
-from feature_store.survey import ExpertDifference, Failure
-from small_stores import CORPUS, DIM, contents, features, identity, plan, status, times, write_shard, write_store
+from feature_store import (
+    FeatureStore,
+    NotInStore,
+    StoreError,
+    StoreWriter,
+    VideoStatus,
+    diff_stores,
+    inspect_video,
+    summarize,
+)
+from feature_store.layout import node_name
+from feature_store.places import LocalPlace
+from feature_store.survey import ExpertDifference, Failure, StoreSummary, Survey
+from small_stores import (
+    CORPUS,
+    DIM,
+    contents,
+    features,
+    identity,
+    plan,
+    reseal,
+    status,
+    times,
+    write_shard,
+    write_store,
+)
 
 # Counts
 
@@ -55,6 +83,132 @@ def test_a_store_in_which_nothing_is_done_has_everything_pending(tmp_path: Path)
 def test_a_summary_is_plain_data(tmp_path: Path) -> None:
     write_store(tmp_path)
     assert json.loads(json.dumps(asdict(summarize(tmp_path))))["experts"]["s3d"]["rows"] == 14
+
+
+def truth(path: Path) -> dict[str, tuple[Any, ...]]:
+    """What a summary counts, counted the slow way."""
+    store = FeatureStore(path)
+    found = {}
+    for name in store.experts:
+        records = list(store[name].shards())
+        videos = [video for record in records for video in record.videos]
+        counts = Counter(video.status for video in videos)
+        found[name] = (
+            *(counts[state] for state in ("ok", "truncated", "no_stream", "failed")),
+            sum(video.rows for video in videos),
+            sum(video.seconds for video in videos),
+            sum(len(content) for file, content in contents(path / node_name(name)).items() if "/" in file),
+        )
+    return found
+
+
+def counted(summary: StoreSummary) -> dict[str, tuple[Any, ...]]:
+    return {
+        name: (each.ok, each.truncated, each.no_stream, each.failed, each.rows, each.seconds, each.bytes)
+        for name, each in summary.experts.items()
+    }
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    st.lists(
+        st.builds(
+            lambda state, rows: (state, rows if state in ("ok", "truncated") else 0),
+            st.sampled_from(["ok", "truncated", "no_stream", "failed"]),
+            st.integers(0, 40),
+        ),
+        min_size=1,
+        max_size=7,
+    )
+)
+def test_a_summary_counts_what_the_records_and_the_files_hold(videos: list[tuple[Any, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = StoreWriter(folder)
+        statuses = [VideoStatus(f"v{n}", state, rows, rows / 4) for n, (state, rows) in enumerate(videos)]
+        shards = plan(store, [video.id for video in statuses], shard_videos=3)
+        for name in ("s3d", "ünlike any"):
+            expert = store.add_expert(name, identity(), {})
+            for shard in range(len(shards)):
+                write_shard(expert, shard, statuses[slice(*shards.bounds(shard))])
+        summary = summarize(folder)
+        assert counted(summary) == truth(Path(folder))
+        assert len(summary.failures) == 2 * sum(state in ("failed", "truncated") for state, _ in videos)
+
+
+def test_files_are_measured_where_a_record_does_not_say_how_large_they_are(tmp_path: Path) -> None:
+    write_store(tmp_path)
+    for path in tmp_path.glob("s3d/*/complete.json"):
+        record = json.loads(path.read_bytes())
+        del record["run"]["bytes"]
+        path.write_text(json.dumps(reseal(record)))
+    assert counted(summarize(tmp_path)) == truth(tmp_path)
+
+
+# A store that grows
+
+
+def test_a_survey_follows_a_store_that_grows_and_changes(tmp_path: Path) -> None:
+    write_store(tmp_path, CORPUS[:2])
+    survey = Survey(tmp_path)
+    assert survey.refresh() == summarize(tmp_path)
+    write_store(tmp_path, [*CORPUS, "fly"], {"s3d": {}, "vggish": {}})
+    assert survey.refresh() == summarize(tmp_path)
+    redone = [VideoStatus(video, "ok", 1, 0.5) for video in CORPUS[2:4]]
+    write_shard(StoreWriter(tmp_path).add_expert("s3d", identity(), {}), 1, redone)
+    summary = survey.refresh()
+    assert summary == summarize(tmp_path)
+    assert {failure.video for failure in summary.failures if failure.expert == "s3d"} == {"eel"}
+    shutil.rmtree(tmp_path / "s3d" / "000000")
+    assert survey.refresh() == summarize(tmp_path) != summary
+    shutil.rmtree(tmp_path / "vggish")
+    assert list(survey.refresh().experts) == ["s3d"]
+
+
+def test_a_survey_reads_no_record_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    open_file = LocalPlace.read
+
+    def note(place: LocalPlace, name: str) -> bytes:
+        read.append(name)
+        return open_file(place, name)
+
+    monkeypatch.setattr(LocalPlace, "read", note)
+    write_store(tmp_path, CORPUS[:4])
+    survey = Survey(tmp_path)
+
+    def records_read() -> list[str]:
+        read.clear()
+        survey.refresh()
+        return [name for name in read if name.endswith("complete.json")]
+
+    assert records_read() == ["s3d/000000/complete.json", "s3d/000001/complete.json"]
+    assert records_read() == []
+    write_store(tmp_path, CORPUS)
+    assert records_read() == ["s3d/000002/complete.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: [record],
+        lambda record: {key: value for key, value in record.items() if key != "videos"},
+        lambda record: {**record, "videos": [{"id": "ant"}]},
+        lambda record: {**record, "videos": [{"id": "ant", "status": "fine"}]},
+        lambda record: {**record, "videos": [{"id": "ant", "status": "ok", "rows": "many"}]},
+        lambda record: {**record, "run": {"passes": [{}]}},
+        lambda record: {**record, "run": {"bytes": None}},
+        lambda record: None,
+    ],
+)
+def test_a_record_that_is_none_is_named_with_the_mend(tmp_path: Path, change: Any) -> None:
+    write_store(tmp_path)
+    survey = Survey(tmp_path)
+    survey.refresh()
+    path = tmp_path / "s3d" / "000001" / "complete.json"
+    path.write_text(json.dumps(change(json.loads(path.read_bytes()))))
+    for look in (survey.refresh, lambda: summarize(tmp_path)):
+        with pytest.raises(StoreError, match=r"s3d/000001/complete\.json: damaged .*verify STORE --repair"):
+            look()
 
 
 # One video

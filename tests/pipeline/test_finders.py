@@ -97,7 +97,7 @@ def expected_records(frames: int) -> list[dict[str, Any]]:
 
 
 def test_rows_are_what_was_found_each_with_its_record(manifest: Path, tmp_path: Path) -> None:
-    extract(manifest, tmp_path / "s", [Count(), *quick_experts()], weights="random", shard_videos=4, workers=2)
+    extract(manifest, tmp_path / "s", [Count(), *quick_experts()], weights="random", shard_videos=4, decoders=2)
     reader = FeatureStore(tmp_path / "s")["count"]
     for video in Manifest(manifest):
         status, records = reader.status(video.id), reader.records(video.id)
@@ -112,7 +112,7 @@ def test_rows_are_what_was_found_each_with_its_record(manifest: Path, tmp_path: 
     assert verify(tmp_path / "s").damaged == ()
 
 
-@pytest.mark.parametrize("settings", [{"workers": 3}, {"shard_videos": 1}, {"batch_size": 1}], ids=str)
+@pytest.mark.parametrize("settings", [{"decoders": 3}, {"shard_videos": 1}, {"batch_size": 1}], ids=str)
 def test_findings_do_not_depend_on_neighbours(settings: dict[str, Any], manifest: Path, tmp_path: Path) -> None:
     experts = [Count(), *find_experts(["timm:test_resnet"])]
     extract(manifest, tmp_path / "a", experts, weights="random")
@@ -124,7 +124,7 @@ def test_findings_do_not_depend_on_neighbours(settings: dict[str, Any], manifest
 
 def test_the_same_run_gives_the_same_bytes(manifest: Path, tmp_path: Path) -> None:
     for store in "ab":
-        extract(manifest, tmp_path / store, [Count()], weights="random", workers=3)
+        extract(manifest, tmp_path / store, [Count()], weights="random", decoders=3)
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
 
 

@@ -1,0 +1,171 @@
+"""A run on the workers of a Dask cluster: one that is begun here, or any that is there already.
+
+A task is a shard. On its worker it goes to a process that is watched over, which stays from shard to shard, so that
+networks are loaded once, and Dask's own worker does not die of a video.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ExtractError, WorkerLost
+from pipeline.executors import Hands, give_out, given_ahead
+from pipeline.guard import Guard
+from pipeline.messages import Ready
+from pipeline.work import Assignment, Outcome, Work
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from pipeline.worker import Job
+
+MOST_GIVEN = 2000  # shards that the scheduler knows of at once
+LOOK = 5.0  # seconds between looks at how large the cluster is
+LOSSES = 20  # deaths of Dask's workers over one shard that end the run
+PATIENCE = 60  # seconds until the scheduler must have answered
+
+
+@contextmanager
+def on_cluster(job: Job, workers: int | None, scheduler: str | None) -> Iterator[tuple[Hands, str]]:
+    """Workers of a cluster, and the address of its dashboard: `workers` here, or those of the `scheduler`.
+
+    Raises ExtractError if there is no scheduler at the address.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(_joined(scheduler) if scheduler else _begun(job, workers or 1))
+        stack.callback(_forget, client, job.run)
+        packed = Packed(job.run, job.time_limit, pickle.dumps(replace(job, sharers=workers or 1)))
+        yield Cluster(client, packed), client.dashboard_link
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A job, pickled: its experts need torch, which Dask's workers, who only pass it on, do without."""
+
+    run: str
+    limit: float  # of a video, in seconds
+    job: bytes
+
+
+class Cluster:
+    """The workers that a client reaches."""
+
+    def __init__(self, client: Client, packed: Packed) -> None:
+        self._client, self._packed = client, packed
+        self._looked, self._most = 0.0, 1
+        self._losses: Counter[int] = Counter()
+        ready: Ready = client.submit(make_ready, packed, pure=False).result()
+        self.ready = replace(ready, decoders=ready.decoders * len(client.nthreads()))
+
+    def run(self, work: Work) -> None:
+        pool = self._client.get_executor(pure=False, retries=0)
+
+        def submit(assignment: Assignment) -> Future[Outcome]:
+            return pool.submit(do_shard, self._packed, assignment)
+
+        give_out(work, submit, self._at_once, self._again)
+
+    def _at_once(self) -> int:
+        """Workers may come and go while the run goes on."""
+        if time.monotonic() - self._looked > LOOK:
+            self._most = min(MOST_GIVEN, 2 * max(1, sum(self._client.nthreads().values())))
+            self._looked = time.monotonic()
+        return self._most
+
+    def _again(self, assignment: Assignment, error: BaseException) -> bool:
+        """Dask gives a task up when some workers have died over it; it is not to blame for what else they did."""
+        from distributed import KilledWorker
+
+        if isinstance(error, CancelledError):
+            raise WorkerLost("the cluster is gone; what is written stays, and the same command goes on") from error
+        self._losses[assignment.shard] += isinstance(error, KilledWorker)
+        if self._losses[assignment.shard] >= LOSSES:
+            raise WorkerLost(f"workers died {LOSSES} times over shard {assignment.shard}: {error}") from error
+        return isinstance(error, KilledWorker)
+
+
+# On a worker.
+
+_guards: dict[str, Guard] = {}
+_lock = threading.Lock()
+
+
+def make_ready(packed: Packed) -> Ready:
+    """Load the networks of a run."""
+    return _guard(packed).ready()
+
+
+def do_shard(packed: Packed, assignment: Assignment) -> Outcome:
+    """Do a shard of a run."""
+    guard = _guard(packed)
+    guard.ready()
+    return guard.do(assignment)
+
+
+def _guard(packed: Packed) -> Guard:
+    """The process that works for a run on this worker."""
+    from distributed import get_worker
+
+    with _lock:
+        if packed.run not in _guards:
+            name = get_worker().name  # of workers that were begun here, a number
+            _guards[packed.run] = Guard(packed.job, packed.limit, name if isinstance(name, int) else 0)
+        return _guards[packed.run]
+
+
+def _close(run: str) -> None:
+    with _lock:
+        guard = _guards.pop(run, None)
+    if guard:
+        guard.kill()
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches all processes of a terminal; what it means is for the one that began the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _forget(client: Client, run: str) -> None:
+    with suppress(OSError, TimeoutError, RuntimeError):  # a cluster that is gone has nothing to forget
+        client.run(_close, run)
+
+
+@contextmanager
+def _joined(scheduler: str) -> Iterator[Client]:
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ExtractError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from None
+    with client:
+        yield client
+
+
+@contextmanager
+def _begun(job: Job, workers: int) -> Iterator[Client]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    # A task that was given to a worker which then died is no worse than others.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": LOSSES}),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=given_ahead(job.decoders or 1, job.shard_videos),
+            memory_limit=0,  # features are not in its hands
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.run(_ignore_interrupts)
+        yield client

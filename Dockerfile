@@ -5,7 +5,13 @@
 #       reelcache extract /data/corpus.jsonl /data/corpus.zarr --experts resnet152,s3d,vggish
 #
 # /data is the working folder and holds manifests and stores; /weights keeps what was fetched. Both must be
-# writable by user 1000. FFmpeg and its codecs come with the Python packages.
+# writable by user 1000. FFmpeg and its codecs come with the Python packages, and so does s3fs: stores and videos
+# may be s3:// URLs; pass AWS_ACCESS_KEY_ID and its like by -e.
+#
+# As a worker of a Dask cluster, with the same mounts; docs/scaling.md tells more, also of Kubernetes:
+#
+#   docker run --rm --gpus device=0 --network host -v ... --entrypoint /opt/venv/bin/dask \
+#       reelcache worker tcp://10.0.0.1:8786 --nthreads 2 --memory-limit 0 --no-dashboard
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04
 
 RUN apt-get update \

@@ -83,10 +83,10 @@ class CountingNetwork(Network):
         return features
 
 
-def arrays(store: Path) -> dict[str, bytes]:
+def arrays_of(store: Path) -> dict[str, bytes]:
     """Every file of every shard but its record, which tells of the run."""
-    files = [path for path in (store / "counting").rglob("*") if path.is_file() and path.parent != store / "counting"]
-    return {str(path.relative_to(store)): path.read_bytes() for path in files if path.name != "complete.json"}
+    files = [path for path in store.glob("[!.]*/*/**/*") if path.is_file() and path.name != "complete.json"]
+    return {str(path.relative_to(store)): path.read_bytes() for path in files}
 
 
 def processes(run: psutil.Process) -> dict[str, list[psutil.Process]]:
@@ -136,7 +136,7 @@ def main(kills: int = 100, videos: int = 48, shard_videos: int = 4, workers: int
 
         began, unbroken = time.monotonic(), folder / "unbroken.zarr"
         assert begin(unbroken).wait() == 0
-        whole, frames, truth = time.monotonic() - began, count.stat().st_size, arrays(unbroken)
+        whole, frames, truth = time.monotonic() - began, count.stat().st_size, arrays_of(unbroken)
         shard_frames = frames * shard_videos / videos
         kinds, sound = Counter[str](), True
         again: list[float] = []  # shards' worth of frames that were prepared again, a kill, of each store
@@ -151,7 +151,7 @@ def main(kills: int = 100, videos: int = 48, shard_videos: int = 4, workers: int
                     kinds.update([kind] if kind else [])
                 if run.wait() == 0:
                     break
-            sound &= arrays(store) == truth and verify(store).damaged == ()
+            sound &= arrays_of(store) == truth and verify(store).damaged == ()
             sound &= list(FeatureStore(store)["counting"]) == list(FeatureStore(unbroken)["counting"])
             killed = max(1, kinds.total() - before)
             again.append((count.stat().st_size - frames) / shard_frames / killed)

@@ -34,9 +34,9 @@ _STRICT = ConfigDict(extra="forbid")
 class Video:
     """One video of a corpus: a file, or the part of a file between two times.
 
-    `id` is any non-empty Unicode text, unique in its manifest. `path` is a local file. `start` and
-    `end` (seconds of the file, counted from its first frame) cut a part out; times of features
-    then count from `start`. `meta` is free for what else is known, e.g. the results of probing.
+    `id` is any non-empty Unicode text, unique in its manifest. `path` is a local file, or an object in a store,
+    e.g. s3://bucket/name. `start` and `end` (seconds of the file, counted from its first frame) cut a part out;
+    times of features then count from `start`. `meta` is free for what else is known, e.g. the results of probing.
     """
 
     id: Id

@@ -195,15 +195,6 @@ def parse_record(content: bytes, where: str | Path) -> ShardRecord:
         raise StoreError(f"{where}: damaged ({error})") from None
 
 
-def load_attributes(folder: Path) -> dict[str, Any]:
-    """The sealed document in the attributes of a Zarr group. Raises StoreError if there is none."""
-    path = folder / METADATA
-    try:
-        return parse_attributes(path.read_bytes(), path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"{folder}: there is no feature store") from None
-
-
 def parse_attributes(content: bytes, where: str | Path) -> dict[str, Any]:
     """The sealed document in a group's zarr.json. Raises StoreError, naming `where` it lies, if it holds none."""
     try:

@@ -6,6 +6,7 @@ networks are loaded once, and Dask's own worker does not die of a video.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import signal
 import threading
@@ -13,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,13 @@ MOST_GIVEN = 2000  # shards that the scheduler knows of at once
 LOOK = 5.0  # seconds between looks at how large the cluster is
 LOSSES = 20  # deaths of Dask's workers over one shard that end the run
 PATIENCE = 60  # seconds until the scheduler must have answered
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": LOSSES,  # a shard whose worker died is no worse than others
+    "distributed.worker.profile.enabled": False,  # it would look at idle threads a hundred times a second
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.memory.monitor-interval": "5s",
+}
 
 
 @contextmanager
@@ -40,11 +48,14 @@ def on_cluster(job: Job, workers: int | None, scheduler: str | None) -> Iterator
 
     Raises ExtractError if there is no scheduler at the address.
     """
-    with ExitStack() as stack:
-        client = stack.enter_context(_joined(scheduler) if scheduler else _begun(job, workers or 1))
-        stack.callback(_forget, client, job.run)
+    with _joined(scheduler) if scheduler else _begun(job, workers or 1) as client:
         packed = Packed(job.run, job.time_limit, pickle.dumps(replace(job, sharers=workers or 1)))
-        yield Cluster(client, packed), client.dashboard_link
+        try:
+            yield Cluster(client, packed), client.dashboard_link
+        except BaseException:
+            _forget(client, job.run, at_once=True)
+            raise
+        _forget(client, job.run, at_once=False)
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,8 @@ class Cluster:
         self._looked, self._most = 0.0, 1
         self._losses: Counter[int] = Counter()
         ready: Ready = client.submit(make_ready, packed, pure=False).result()
-        self.ready = replace(ready, decoders=ready.decoders * len(client.nthreads()))
+        processes = len(client.nthreads())
+        self.ready = replace(ready, decoders=ready.decoders * processes, processes=processes)
 
     def run(self, work: Work) -> None:
         pool = self._client.get_executor(pure=False, retries=0)
@@ -122,21 +134,24 @@ def _guard(packed: Packed) -> Guard:
         return _guards[packed.run]
 
 
-def _close(run: str) -> None:
+def _close(run: str, at_once: bool) -> None:
     with _lock:
         guard = _guards.pop(run, None)
-    if guard:
+    if guard and at_once:
         guard.kill()
+    elif guard:
+        guard.close()
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; what it means is for the one that began the others."""
+def _settle() -> None:
+    """Ctrl-C reaches all processes of a terminal, but is for the one that began the others; so is what is told."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
-def _forget(client: Client, run: str) -> None:
+def _forget(client: Client, run: str, at_once: bool) -> None:
     with suppress(OSError, TimeoutError, RuntimeError):  # a cluster that is gone has nothing to forget
-        client.run(_close, run)
+        client.run(_close, run, at_once)
 
 
 @contextmanager
@@ -156,16 +171,16 @@ def _begun(job: Job, workers: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    # A task that was given to a worker which then died is no worse than others.
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": LOSSES}),
+        dask.config.set(SETTINGS),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=given_ahead(job.decoders or 1, job.shard_videos),
             memory_limit=0,  # features are not in its hands
             dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        client.run(_ignore_interrupts)
+        client.run(_settle)
         yield client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import threading
@@ -17,7 +18,7 @@ from extractors import Expert, find_experts
 from feature_store import ShardPlan, StoreError, StoreWriter
 from feature_store.layout import COMPLETE, node_name, parse_record, shard_name
 from feature_store.leases import Leases, new_holder
-from feature_store.places import RUN, LocalPlace
+from feature_store.places import RUN, LocalPlace, is_url
 from feature_store.writer import DTYPES, NoMetadata, complete_shards, read_plan
 from pipeline.engine import PRECISIONS
 from pipeline.errors import ExtractError
@@ -52,7 +53,8 @@ class Summary:
     decoding: float  # what it took, over all workers, without neighbours on the processor
     computing: float  # the same of the networks
     writing: float
-    decoders: int  # videos decoded at once
+    decoders: int  # videos decoded at once, over all processes
+    processes: int  # that did the work
     deaths: int  # of processes that did the work, each gone on from
     elsewhere: int  # shards that other runs wrote meanwhile
 
@@ -69,7 +71,7 @@ class Summary:
     @property
     def model_ceiling(self) -> float:
         """Seconds of video a second if nothing but the networks took time."""
-        return self.video_seconds / self.computing if self.computing else float("inf")
+        return self.video_seconds * self.processes / self.computing if self.computing else float("inf")
 
 
 def extract(
@@ -136,9 +138,9 @@ def extract(
     run = secrets.token_hex(4)
     job = Job(
         run=run,
-        store=str(store),
+        store=str(store) if is_url(str(store)) else os.path.abspath(store),  # wherever a worker is
         experts=named,
-        weights=weights,
+        weights=weights if weights in ("pretrained", "random") else os.path.abspath(weights),
         seed=seed,
         device=device,
         precision=precision,
@@ -178,6 +180,7 @@ def extract(
         computing=tally.computing.alone,
         writing=tally.writing.alone,
         decoders=hands.ready.decoders,
+        processes=hands.ready.processes,
         deaths=account.deaths,
         elsewhere=account.elsewhere,
     )

@@ -73,6 +73,7 @@ class Guard:
         self._blamed: Counter[tuple[int, int]] = Counter()
         self._left_out: dict[int, dict[int, str]] = defaultdict(dict)
         self._untold: list[Death] = []
+        self._tally = Tally()  # of what no outcome has told yet
         self._unexplained = self._outside = self._died = 0
         self._used = time.monotonic()
         self._closing = False
@@ -196,8 +197,7 @@ class Guard:
                     process.handling.update(
                         {flight.thread: flight for flight in flights if flight.thread in process.handling}
                     )
-                    if self._counted:
-                        self._counted(tally)
+                    self._count(tally)
                 case Outcome():
                     self._came(process, message)
                 case Failed(error):
@@ -206,9 +206,10 @@ class Guard:
     def _came(self, process: Process, outcome: Outcome) -> None:
         _, future = self._waiting.pop(outcome.shard)
         deaths, self._untold = tuple(self._untold), []
-        if self._counted and outcome.tally:
-            self._counted(outcome.tally)
-            outcome = replace(outcome, tally=None)
+        if outcome.tally:
+            self._count(outcome.tally)
+        tally, self._tally = self._tally, Tally()
+        outcome = replace(outcome, tally=None if self._counted else tally)
         if outcome.state == "written":
             self._unexplained = self._outside = self._died = 0
         self._careful.discard(outcome.shard)
@@ -216,6 +217,12 @@ class Guard:
         future.set_result(replace(outcome, deaths=deaths))
         if process.alone and not self._careful:
             self._end(process)  # another one takes over, with all hands
+
+    def _count(self, tally: Tally) -> None:
+        if self._counted:
+            self._counted(tally)
+        else:
+            self._tally.add(tally)
 
     def _look(self, process: Process) -> None:
         """Kill a process that a video holds for too long, and let one go that has nothing to do."""

@@ -20,13 +20,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Ready:
-    """The networks are loaded, and `decoders` videos will be decoded at once.
+    """The networks are loaded, in all of `processes`, and `decoders` videos will be decoded at once.
 
     `experts` say of each what decides its features, and what else is to be known of it.
     """
 
     decoders: int
     experts: Mapping[str, tuple[dict[str, Any], dict[str, Any]]]
+    processes: int = 1
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Worker:
         self.job = job
         self._meter, self._flights = meter, flights
         self._device = _device(job)
-        self._cores = max(1, (os.cpu_count() or 1) // job.sharers)
+        self._cores = max(1, _cores() // job.sharers)
         loaded = {name: load_expert(expert, job.weights, job.seed) for name, expert in job.experts}
         self.ready = Ready(
             job.decoders or default_decoders(self._device, self._cores),
@@ -289,13 +289,18 @@ def torch_settings(device: torch.device, cores: int, decoders: int) -> Iterator[
     makes them three times slower than with two; and on a CPU decoding is idle most of the time.
     """
     threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    torch.set_num_threads(max(min(2, os.cpu_count() or 1), cores - decoders) if device.type == "cpu" else 1)
+    torch.set_num_threads(max(min(2, _cores()), cores - decoders) if device.type == "cpu" else 1)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = tf32
+
+
+def _cores() -> int:
+    """Those that this process may use: a batch system may have allotted it fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 def _device(job: Job) -> torch.device:

@@ -17,7 +17,9 @@ from pipeline.show import plain_lines
 WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
 
-Store = Annotated[str, typer.Argument(help="The store, a folder.", show_default=False)]
+Store = Annotated[
+    str, typer.Argument(help="The store: a folder, or a URL such as s3://bucket/corpus.zarr.", show_default=False)
+]
 Options = Annotated[
     list[str] | None, typer.Option("--set", help="EXPERT.OPTION=VALUE, e.g. s3d.hop=8; may be repeated.")
 ]

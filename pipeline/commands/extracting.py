@@ -114,7 +114,7 @@ def extract(
             if not readers:
                 raise ExpertError("--word-vectors: neither ocr nor speech is extracted")
             for name in readers:
-                options.setdefault(name, {})["words"] = str(word_vectors)
+                options.setdefault(name, {})["words"] = str(word_vectors.absolute())
         chosen = find_preset(preset, options) if preset else find_experts(names, options)
         progress = Progress(err)
         summary = run(

@@ -1,0 +1,96 @@
+"""Runs on a Dask cluster: the same bytes as in one process, whoever is killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from corpora import make_corpus
+from extractors import find_experts
+from feature_store import verify
+from pipeline import extract
+from pipeline.executors import give_out
+from pipeline.extraction import ExtractError
+from pipeline.work import Assignment, Outcome
+from tests.pipeline.test_extraction import shard_bytes
+
+SETTINGS: dict[str, Any] = {"weights": "random", "shard_videos": 1}
+
+
+def test_workers_give_the_bytes_of_one_process_though_one_is_killed(tmp_path: Path) -> None:
+    manifest, experts = make_corpus(tmp_path, videos=10), find_experts(["timm:test_resnet"])
+    extract(manifest, tmp_path / "alone", experts, **SETTINGS)
+    killed: list[str] = []
+
+    def kill() -> None:
+        """A worker of Dask's, as soon as a shard is written."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            if list((tmp_path / "s").glob("[!.]*/*/complete.json")):
+                for process in psutil.Process().children(recursive=True):
+                    if "spawn_main" in " ".join(process.cmdline()) and not killed:
+                        killed.append(process.name())
+                        process.kill()
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    events: list[dict[str, Any]] = []
+    summary = extract(manifest, tmp_path / "s", experts, workers=2, listener=events.append, **SETTINGS)
+    killer.join()
+    assert killed
+    assert shard_bytes(tmp_path / "s") == shard_bytes(tmp_path / "alone")
+    assert verify(tmp_path / "s").damaged == ()
+    written = [event["shard"] for event in events if event["event"] in ("shard_written", "shard_complete")]
+    assert sorted(written) == list(range(10))
+    assert summary.shards + summary.elsewhere == 10
+    assert str(events[0]["dashboard"]).startswith("http://127.0.0.1:")
+    assert events[-1]["event"] == "run_ended"
+    assert [
+        process for process in psutil.Process().children(recursive=True) if "engine" in str(process.cmdline())
+    ] == []
+
+
+def test_an_address_where_no_scheduler_is_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cluster.PATIENCE", 1)
+    with pytest.raises(ExtractError, match=r"--scheduler tcp://127\.0\.0\.1:1: no Dask scheduler answers there"):
+        extract(
+            make_corpus(tmp_path, 1), tmp_path / "s", ["timm:test_resnet"], scheduler="tcp://127.0.0.1:1", **SETTINGS
+        )
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_cluster_is_begun_or_joined_not_both(tmp_path: Path) -> None:
+    with pytest.raises(ExtractError, match="say which of the two"):
+        extract(make_corpus(tmp_path, 1), tmp_path / "s", ["timm:test_resnet"], workers=1, scheduler="tcp://a:1")
+
+
+class Countless:
+    """A million shards, of which it is noted how many are out at once."""
+
+    def __init__(self, shards: int) -> None:
+        self.shards, self.given, self.done, self.most = shards, 0, 0, 0
+
+    def __iter__(self) -> Any:
+        while self.given < self.shards:
+            self.given += 1
+            self.most = max(self.most, self.given - self.done)
+            yield Assignment(self.given - 1, ())
+
+    def finish(self, outcome: Outcome) -> None:
+        self.done += 1
+
+
+def test_no_more_shards_are_out_at_once_than_can_be_done() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    work = Countless(3000)
+    with ThreadPoolExecutor(4) as pool:
+        give_out(work, lambda one: pool.submit(Outcome, one.shard, "complete"), lambda: 50)  # type: ignore[arg-type]
+    assert (work.given, work.done) == (3000, 3000)
+    assert work.most <= 50

@@ -367,6 +367,8 @@ def read_plan(store: Place | str | Path) -> ShardPlan:
     document = read_attributes(place)
     if document.get("format") != FORMAT:
         raise StoreError(f"{place.url}: is of format {document.get('format')}; this version reads format {FORMAT}")
+    if "segments" not in document:
+        raise StoreError(f"{place.url}: is no feature store, but something else, such as an index of moments")
     return ShardPlan(tuple(Segment(**segment) for segment in document["segments"]))
 
 

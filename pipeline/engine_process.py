@@ -1,7 +1,10 @@
 """The process that does the work of a watched run: python -m pipeline.engine_process CONNECTION CRASH_NOTE
 
-It is told what to do, and tells what comes of it, over a connection that it was born with. When that breaks, whoever
-watched is gone, and the process ends at once. When it is a video that ends it, the note says in which thread.
+Both are handles that it inherits.
+
+It is told what to do, and tells what comes of it, over the connection. When that breaks, whoever watched is gone, and
+the process ends at once, even in the midst of a decoder's endless loop. When it is a video that ends it, the note says
+in which thread.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Any
 from pipeline.flights import Flight, Flights
 from pipeline.messages import Failed, Handling, Place, Pulse
 from pipeline.meter import Meter
-from pipeline.tuning import keep_freed_memory
+from pipeline.tuning import die_with_parent, keep_freed_memory
 from pipeline.work import Assignment
 
 PULSE = 1.0  # seconds
@@ -107,11 +110,12 @@ def _portable(error: BaseException) -> BaseException:
 def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as on the command line
     keep_freed_memory()
-    with open(sys.argv[2], "wb") as note:
-        faulthandler.enable(note, all_threads=True)
-        serve(Line(Connection(int(sys.argv[1]))))
-        sys.stdout.flush()
-        os._exit(0)  # threads that libraries left behind hold nothing back
+    connection, note = map(int, sys.argv[1:])
+    faulthandler.enable(note, all_threads=True)
+    die_with_parent()
+    serve(Line(Connection(connection)))
+    sys.stdout.flush()
+    os._exit(0)  # threads that libraries left behind hold nothing back
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ that were in hand are done one video at a time. A process that is killed from ou
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import signal
@@ -23,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.errors import WorkerLost
 from pipeline.flights import Flight, is_late, late_reason
@@ -47,7 +46,7 @@ class Process:
 
     popen: subprocess.Popen[bytes]
     line: Connection
-    note: Path
+    note: IO[str]  # where it writes if it crashes
     alone: bool  # with one video in hand at a time
     oom_kills: int
     heard: float  # when it last gave a pulse
@@ -77,7 +76,7 @@ class Guard:
         self._unexplained = self._outside = self._died = 0
         self._used = time.monotonic()
         self._closing = False
-        self._process: Process | None = self._start(alone=False)
+        self._process: Process | None = None
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -120,17 +119,17 @@ class Guard:
 
     def _start(self, alone: bool) -> Process:
         ours, theirs = Pipe()
-        handle, note = tempfile.mkstemp(prefix="reelcache-crash-")
-        os.close(handle)
+        note = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         with theirs:
+            handles = theirs.fileno(), note.fileno()
             popen = subprocess.Popen(
-                [*ENGINE, str(theirs.fileno()), note],
+                [*ENGINE, *map(str, handles)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what libraries print must not mix with what the command prints
-                pass_fds=[theirs.fileno()],
+                pass_fds=handles,
                 process_group=0,  # Ctrl-C is for who watches
             )
-        process = Process(popen, ours, Path(note), alone, _oom_kills(), time.monotonic(), {})
+        process = Process(popen, ours, note, alone, _oom_kills(), time.monotonic(), {})
         with suppress(OSError):  # it died already, as will be seen
             ours.send_bytes(self._job)
             ours.send(Place(self._lane, alone))
@@ -150,23 +149,25 @@ class Guard:
     # The thread that watches.
 
     def _watch(self) -> None:
+        alone = False
         while True:
-            assert self._process
-            code = self._attend(self._process)
             with self._change:
-                try:
-                    alone = self._ended(self._process, code)
-                    self._process = None
-                    if not self._waiting and self._ready.done():
-                        alone = False
-                        self._change.wait_for(lambda: self._waiting or self._closing)
-                    if self._closing:
-                        return self._fail(WorkerLost("the process that works was closed"))
-                    self._process = self._start(alone)
-                except BaseException as error:
-                    return self._fail(error)
+                if not self._waiting and self._ready.done():
+                    alone = False
+                    self._change.wait_for(lambda: self._waiting or self._closing)
+                if self._closing:
+                    return self._fail(WorkerLost("the process that works was closed"))
+                # By this thread, with whose end that of the process comes.
+                process = self._process = self._start(alone)
                 for assignment, _ in self._waiting.values():
-                    self._send(self._process, assignment)
+                    self._send(process, assignment)
+            code = self._attend(process)
+            with self._change:
+                self._process = None
+                try:
+                    alone = self._ended(process, code)
+                except WorkerLost as error:
+                    return self._fail(error)
 
     def _attend(self, process: Process) -> int:
         """Hear what a process says until it ends: its exit code."""
@@ -241,8 +242,9 @@ class Guard:
 
         Raises WorkerLost when there is no use in going on.
         """
-        note = process.note.read_text(errors="replace")
-        process.note.unlink(missing_ok=True)
+        with process.note as file:
+            file.seek(0)
+            note = file.read()
         if self._closing or (process.ending and code == 0):
             return False
         shards = tuple(sorted(self._waiting))

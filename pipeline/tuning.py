@@ -1,10 +1,12 @@
-"""How the process deals with memory while networks run on a CPU."""
+"""What the process asks of the C library and of the kernel."""
 
 from __future__ import annotations
 
 import ctypes
+import signal
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+PR_SET_PDEATHSIG = 1  # of Linux' sys/prctl.h
 
 
 def keep_freed_memory() -> None:
@@ -17,3 +19,10 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 64 << 20)  # bytes; larger blocks are still given back, or gaps between
         libc.mallopt(M_TRIM_THRESHOLD, 512 << 20)  # blocks of many sizes would add up to gigabytes
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that began it ends, where it is Linux."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))

@@ -77,6 +77,19 @@ def test_a_manifest_gives_videos_order_and_durations_and_extract_may_go_on_with_
     assert set(FeatureStore("c.zarr").experts) == {"i3d", "timm:test_resnet"}
 
 
+def test_durations_of_an_imported_dataset_do_for_a_manifest() -> None:
+    """"""
+    Path("durations.json").write_text(json.dumps({"b": 4.0, "a": 1.0, "c": 9.0}))
+    foreign.write_npy(Path("i3d"), {video: np.ones((2, 3), np.float32) for video in "abx"})
+    words = ["import-features", "npy", "i3d", "c.zarr", "--expert", "i3d", "--manifest", "durations.json", "--spread"]
+    assert "--skip-unknown" in reelcache(*words, code=2).stderr
+    told = document(*words, "--skip-unknown")
+    assert (told["ok"], told["failed"], told["skipped"]) == (2, 1, 1)
+    reader = FeatureStore("c.zarr")["i3d"]
+    assert list(reader) == ["b", "a", "c"]
+    assert reader.read("b").times.tolist() == [[0, 2], [2, 4]]
+
+
 @pytest.mark.parametrize("format", ["npy", "hdf5"])
 def test_a_store_goes_out_and_comes_back(format: str) -> None:
     write_store(Path("s"), experts={"s3d": {}, "vggish": {"kind": "audio"}})

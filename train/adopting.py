@@ -115,7 +115,7 @@ def _experts(recipe: Recipe) -> dict[str, ExpertFacts]:
     if absent:
         there = ", ".join(sorted(store.experts)) or "none"
         raise TrainError(
-            f"{store.path} lacks {some(absent)}; it has {there}. Extract it, or name others in data.experts"
+            f"{store.url} lacks {some(absent)}; it has {there}. Extract it, or name others in data.experts"
         )
     return {name: ExpertFacts.of(store.experts[name]) for name in names}
 

@@ -1,20 +1,35 @@
-"""Captions of a split and the videos they are about, read from what `reelcache manifest import` writes."""
+"""Captions and moments of a split and the videos they are about, as `reelcache manifest import` writes them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
+from pydantic import ConfigDict, FiniteFloat, model_validator
+from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from data_manifests import Caption, ManifestError, Moment, read_rows
+from data_manifests.recipes.moments import BACKWARDS, CUT, Published, rows_of
 from train import TrainError
 
 Row = TypeVar("Row", Caption, Moment)
+
+
+@checked(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class AnyMoment(Moment):
+    """A moment as people write it down, whatever its times; which of them can be, `read_moments` decides."""
+
+    start: FiniteFloat
+    end: FiniteFloat
+
+    @model_validator(mode="after")
+    def _ends_after_it_starts(self) -> Self:
+        return self
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,9 @@ def read_split(folder: Path, name: str) -> Split:
     path = folder / f"{name}.jsonl"
     rows, ids = _read(path, Caption)
     place = {video: index for index, video in enumerate(ids)}
+    strange = [row.video for row in rows if row.video not in place]
+    if strange:
+        raise ManifestError(f"{path}: {len(strange)} captions of videos that {name}.videos.txt lacks: {some(strange)}")
     spoken = [row for row in rows if any(map(str.isalnum, row.text))]
     if not spoken:
         raise TrainError(f"{path}: holds no captions")
@@ -88,42 +106,74 @@ def read_split(folder: Path, name: str) -> Split:
 def read_moments(folder: Path, name: str) -> MomentSplit:
     """Read moments as `read_split` reads captions. How long a video is, its moments say: meta.duration, in seconds.
 
-    A moment that goes on beyond its video ends with it, and is counted; one that begins beyond is left out. Raises
-    as `read_split` does, and TrainError where a duration is not told, or not the same by all moments of a video.
+    Times that cannot be are treated as by the published loaders (data_manifests.recipes.moments): cut to the video,
+    then left out if the moment does not end after it starts. So are moments of videos that are not in the split. All
+    of these are counted. Raises ManifestError for damaged lines, TrainError if there is no such split or nothing in
+    it, and where a duration is not told, or not the same by all moments of a video.
     """
     path = folder / f"{name}.jsonl"
-    rows, ids = _read(path, Moment)
-    lengths: dict[str, float] = {}
-    for row in rows:
-        duration = row.meta.get("duration")
-        if not isinstance(duration, int | float) or not 0 < duration < float("inf"):
-            raise TrainError(
-                f"{path}: a moment of {row.video} does not tell how long the video is: meta.duration, in s"
-            )
-        if lengths.setdefault(row.video, float(duration)) != duration:
-            raise TrainError(
-                f"{path}: moments of {row.video} tell it is {lengths[row.video]:g} s long, and {duration:g} s"
-            )
-    within = [row for row in rows if row.start < lengths[row.video]]
-    spoken = [row for row in within if any(map(str.isalnum, row.text))]
-    if not spoken:
-        raise TrainError(f"{path}: holds no moments")
+    rows, ids = _read(path, AnyMoment)
     place = {video: index for index, video in enumerate(ids)}
-    cut = sum(row.end > lengths[row.video] for row in spoken)
+    strange = [row.video for row in rows if row.video not in place]
+    rows = [row for row in rows if row.video in place]
+    lengths = _durations(path, rows)
+    spoken = [row for row in rows if any(map(str.isalnum, row.text))]
+    taken, notes = rows_of(Published(row.video, row.text, row.start, row.end, lengths[row.video]) for row in spoken)
     told = (
-        (len(rows) - len(within), "moments that begin after their video's end"),
-        (len(within) - len(spoken), "moments without a word"),
-        (cut, "ends of moments beyond their video's end"),
+        (len(strange), f"moments of videos that {name}.videos.txt lacks: {some(strange)}"),
+        (len(rows) - len(spoken), "moments without a word"),
+        (notes[BACKWARDS], "moments that do not end after they start, or begin beyond their video"),
+        (sum(row.start < 0 < row.end for row in spoken), "starts of moments before 0 s"),
+        (notes[CUT], "ends of moments beyond their video's end"),
     )
+    left_out = tuple(f"{count} {what}" for count, what in told if count)
+    if not taken:
+        raise TrainError(f"{path}: holds no moments{''.join(f'; {each}' for each in left_out)}")
     return MomentSplit(
         name,
         tuple(ids),
-        tuple(row.text for row in spoken),
-        torch.tensor([place[row.video] for row in spoken]),
-        tuple(f"{count} {what}" for count, what in told if count),
-        torch.tensor([[row.start, min(row.end, lengths[row.video])] for row in spoken]),
+        tuple(row.text for row in taken),
+        torch.tensor([place[row.video] for row in taken]),
+        left_out,
+        torch.tensor([[row.start, row.end] for row in taken]),
         torch.tensor([lengths.get(video, 0.0) for video in ids]),
     )
+
+
+def moment_texts(folder: Path) -> list[str]:
+    """What is said of moments in all splits of a folder; files that begin with something else are passed over."""
+    return [row.text for path in sorted(folder.glob("*.jsonl")) if _holds_moments(path) for row in _moments(path)]
+
+
+def _holds_moments(path: Path) -> bool:
+    try:
+        return next(_moments(path), None) is not None
+    except ManifestError:
+        return False  # parses of captions, or of no concern: the split that a run reads tells what is wrong with it
+
+
+def _moments(path: Path) -> Iterator[Moment]:
+    return read_rows(path, AnyMoment)
+
+
+def _durations(path: Path, moments: Iterable[Moment]) -> dict[str, float]:
+    """How long videos are, by their moments."""
+    lengths: dict[str, float] = {}
+    untold = []
+    for each in moments:
+        duration = each.meta.get("duration")
+        if not isinstance(duration, int | float) or not 0 < duration < float("inf"):
+            untold.append(each.video)
+        elif lengths.setdefault(each.video, float(duration)) != duration:
+            raise TrainError(
+                f"{path}: moments of {each.video} tell it is {lengths[each.video]:g} s long, and {duration:g} s"
+            )
+    if untold:
+        raise TrainError(
+            f"{path}: {len(untold)} moments do not tell how long their video is, meta.duration in s: those of "
+            f"{some(untold)}"
+        )
+    return lengths
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
@@ -142,10 +192,6 @@ def _read(path: Path, kind: type[Row]) -> tuple[list[Row], list[str]]:
         )
     rows, listed = list(read_rows(path, kind)), path.with_suffix(".videos.txt")
     ids = _listed(listed) if listed.exists() else list(dict.fromkeys(row.video for row in rows))
-    known = set(ids)
-    strange = [row.video for row in rows if row.video not in known]
-    if strange:
-        raise ManifestError(f"{path}: {len(strange)} captions of videos that {listed.name} lacks: {some(strange)}")
     return rows, ids
 
 

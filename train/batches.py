@@ -35,7 +35,8 @@ class PairBatches:
 
     With draw="captions" every caption comes once an epoch, with its video. With draw="videos" every video comes once
     before any comes again, each time with a caption drawn at random, and an epoch has `steps` batches. Of several
-    ranks each gets its share of every batch, which has `size` pairs a rank.
+    ranks each gets its share of every batch, which has `size` pairs a rank. A batch of fewer than `least` pairs is of
+    no use: two, where they are told from one another.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class PairBatches:
         steps: int | None = None,
         rank: int = 0,
         ranks: int = 1,
+        least: int = 2,
     ) -> None:
         self._videos, self._texts, self._labels = videos, texts, labels
         self._video_of, self._size, self._seed, self._draw = split.video_of, size * ranks, seed, draw
@@ -61,13 +63,13 @@ class PairBatches:
         self._first = torch.searchsorted(split.video_of[order], self._captioned)
         self._count = torch.bincount(split.video_of)[self._captioned]
         pool = len(self._video_of) if draw == "captions" else len(self._captioned)
-        if pool < 2 or (ranks > 1 and draw == "captions" and pool < self._size):
+        if pool < least or (ranks > 1 and draw == "captions" and pool < self._size):
             raise TrainError(
                 f"{split.name}: {pool} {draw} make no batch of {size} for each of {ranks} processes"
                 if ranks > 1
                 else f"{split.name}: there is but one of its {draw}, and a batch holds two or more to tell apart"
             )
-        self._steps = steps or self._whole_batches(pool)
+        self._steps = steps or self._whole_batches(pool, least)
         self.step = 0  # of the run: batches that were handed out
 
     def __len__(self) -> int:
@@ -112,10 +114,10 @@ class PairBatches:
         captions = self._captions[self._first[drawn] + chosen]
         return self._captioned[drawn][self._rank :: self._ranks], captions[self._rank :: self._ranks]
 
-    def _whole_batches(self, pool: int) -> int:
-        """The last, smaller batch counts if it is not shared by ranks and holds a pair to tell another from."""
+    def _whole_batches(self, pool: int, least: int) -> int:
+        """The last, smaller batch counts if it is not shared by ranks and is of use."""
         whole, rest = divmod(pool, self._size)
-        return max(1, whole + (self._ranks == 1 and rest > 1))
+        return max(1, whole + (self._ranks == 1 and rest >= least))
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

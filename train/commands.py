@@ -101,16 +101,24 @@ def evaluate(
     from train.runs import random_experts
     from train.testing import evaluate_run
 
-    recipe, split, metrics = evaluate_run(run, split, store)
-    random = sorted(random_experts(run))
-    document = {"split": split, "protocol": metrics.protocol, "metrics": metrics.to_dict(), "random_features": random}
-    _keep(run / "evaluation" / split, document, metrics)
+    measured = evaluate_run(run, split, store)
+    metrics, random = measured.metrics, sorted(random_experts(run))
+    document = {
+        "split": measured.split,
+        "protocol": metrics.protocol,
+        "metrics": metrics.to_dict(),
+        "random_features": random,
+        "left_out": measured.left_out,
+    }
+    _keep(run / "evaluation" / measured.split, document, metrics)
     if as_json:
         print(json.dumps(document, indent=1))
         return
     out = _console()
-    out.print(_metrics_table(metrics, recipe))
-    out.print(f"{split}: {metrics.told()}", highlight=False, markup=False)
+    out.print(_metrics_table(metrics, measured.recipe))
+    out.print(f"{measured.split}: {metrics.told()}", highlight=False, markup=False)
+    for what in measured.left_out:
+        out.print(f"left out: {what}", highlight=False, markup=False)
     _mark_random(out, run)
 
 
@@ -120,16 +128,29 @@ def index(
         Path | None, typer.Option("--output", "-o", help="The index to make. [default: moments.zarr in the run]")
     ] = None,
     store: Store = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Make nothing: read an index that is there, and say whether it is whole.")
+    ] = False,
 ) -> None:
     """Embed the moments of all videos of the store, for a run of FVMR; a search is then one matrix product.
 
-    **Example**
+    **Examples**
 
         reelcache index runs/fvmr_charades -o moments.zarr
+
+        reelcache index runs/fvmr_charades -o moments.zarr --verify
     """
-    from train.moment_search import build_index
+    from train.grounding.moments import MomentIndex
+    from train.moment_search import INDEX, build_index
     from train.search import open_model
 
+    if verify:
+        if store:
+            raise RecipeError("--verify reads an index alone: leave out --store")
+        there = MomentIndex(output or run / INDEX)
+        there.verify()
+        _console().print(f"{there.path}: every file is as it was written", markup=False, highlight=False)
+        return
     made, out = build_index(open_model(run, store), output), _console()
     out.print(f"{len(made)} moments of {len(made.videos)} videos -> {made.path}", markup=False, highlight=False)
     _mark_random(out, run)
@@ -144,12 +165,14 @@ def search(
         Path | None, typer.Option(help="An index of moments. [default: the run's own, made at the first search]")
     ] = None,
     among: Annotated[
-        Path | None, typer.Option(help="Look for videos among these only: a file of ids, such as test.videos.txt.")
+        Path | None, typer.Option(help="Look among these videos only: a file of ids, such as test.videos.txt.")
     ] = None,
     video: Annotated[
         str | None, typer.Option(help="Find when in this video, with a run of any grounding system.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="For moments: torch, or faiss if it is installed.")] = "torch",
+    engine: Annotated[
+        str | None, typer.Option(help="For moments: torch, or faiss if it is installed. [default: torch]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find the videos of the store that a sentence fits best, or, with a run of FVMR, the moments of all videos.
@@ -165,18 +188,26 @@ def search(
         reelcache search runs/drn_charades "a person opens the door" --video 3MSZA
     """
     from train.moment_search import moments_of, search_moments
-    from train.search import open_index, open_model
+    from train.search import check_query, open_index, open_model
     from train.tasks.base import RetrievalTask
 
     opened = open_model(run, store)
+    finds_videos = isinstance(opened.task, RetrievalTask)
+    if video is not None and (index or among or engine):
+        raise RecipeError("--video looks at one video alone: leave out --index, --among and --engine")
+    if finds_videos and (index or engine):
+        raise RecipeError(f"--index and --engine are for moments; {opened.recipe.model.system} finds videos")
     ids = set(among.read_text(encoding="utf-8").splitlines()) if among else None
     if video is not None:
         found = [Found(video, start, end, None) for start, end in moments_of(opened, query, video, top)]
-    elif isinstance(opened.task, RetrievalTask):
+    elif finds_videos:
         found = [Found(hit.video, None, None, hit.score) for hit in open_index(opened).search(query, top, ids)]
     else:
-        moments = search_moments(opened, query, top, index, engine)
+        moments = search_moments(opened, query, top, index, engine or "torch", ids)
         found = [Found(each.video, each.start, each.end, each.score) for each in moments]
+    if unknown := check_query(opened.task, query):
+        told = f"the model does not know, and passes over: {', '.join(unknown)}"
+        Console(stderr=True).print(told, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps([each._asdict() for each in found], indent=1))
         return

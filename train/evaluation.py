@@ -45,7 +45,7 @@ def open_split(task: type[Task], data: Data, store: FeatureStore, name: str) -> 
     if absent:
         there = ", ".join(sorted(store.experts)) or "none"
         raise TrainError(
-            f"{store.path} lacks {some(absent)}; it has {there}. Extract it, or name others in data.experts"
+            f"{store.url} lacks {some(absent)}; it has {there}. Extract it, or name others in data.experts"
         )
     split = task.read_split(Path(data.annotations), name)
     needed = data.experts if task.any_expert else data.experts[:1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,30 +22,37 @@ AT_ONCE = 64  # videos that are embedded at a time
 
 
 def search_moments(
-    opened: Opened, query: str, top: int = 10, path: Path | None = None, engine: str = "torch"
+    opened: Opened,
+    query: str,
+    top: int = 10,
+    path: Path | None = None,
+    engine: str = "torch",
+    among: Collection[str] | None = None,
 ) -> list[Moment]:
-    """The best `top` moments for a sentence, from the index at `path`, or from the run's own.
+    """The best `top` moments for a sentence, of all videos or `among` these ids.
 
-    The run's own is made when first asked for, and anew when the model or the store's videos have changed. Raises
-    TrainError for a query without a word, a run whose system embeds no moments, and an index of another model.
+    They are found in the index at `path`, or in the run's own. That is made when first asked for, and anew when it is
+    damaged, or the model or the store's videos have changed. Raises TrainError for a query without a word that the
+    model knows, a run whose system embeds no moments, an index of another model, and if none of the ids is in it.
     """
-    check_query(query)
     task = _task_of(opened)
+    check_query(task, query)
     text = encode_texts(task, task.read_texts([query], None), torch.tensor([0]))
-    return _open(opened, path, engine).search(text[0][0], top, task.options.suppress)
+    return _open(opened, path, engine).search(text[0][0], top, task.options.suppress, among)
 
 
 def moments_of(opened: Opened, query: str, video: str, top: int = 5) -> list[tuple[float, float]]:
     """When in a video a sentence fits, start and end in seconds, the best first, by any grounding system.
 
-    Raises TrainError for a query without a word, a run of a retrieval system, and a video without features.
+    Raises TrainError for a query without a word that the model knows, a run of a retrieval system, and a video without
+    features.
     """
-    check_query(query)
     task = opened.task
+    check_query(task, query)
     if not isinstance(task, GroundingTask):
         raise TrainError(f"{opened.run}: {opened.recipe.model.system} finds videos, not moments of one")
     if video not in opened.videos:
-        raise TrainError(f"{opened.store.path}: has no features of {video!r}")
+        raise TrainError(f"{opened.store.url}: has no features of {video!r}")
     if isinstance(task, FVMRTask) and task.options.objective == "teacher":
         raise TrainError(
             f"{opened.run}: a teacher alone answers sentences of the annotations, whose role graphs it has"
@@ -75,7 +82,7 @@ def _durations(opened: Opened, videos: Sequence[str]) -> list[float]:
     untimed = [video for video, duration in zip(videos, durations, strict=True) if not duration > 0]
     if untimed:
         raise TrainError(
-            f"{opened.store.path}: features of {some(untimed)} do not tell when they are: import their times"
+            f"{opened.store.url}: features of {some(untimed)} do not tell when they are: import their times"
         )
     return durations
 
@@ -90,7 +97,7 @@ def _embedded(opened: Opened, task: FVMRTask) -> Iterator[Tensor]:
 def _open(opened: Opened, path: Path | None, engine: str) -> MomentIndex:
     if path is None:
         path = opened.run / INDEX
-        if not path.exists() or MomentIndex(path).identity != {"key": opened.key}:
+        if not _is_of(path, opened.key):
             build_index(opened)
     found = MomentIndex(path, engine)
     if found.identity != {"key": opened.key}:
@@ -99,6 +106,14 @@ def _open(opened: Opened, path: Path | None, engine: str) -> MomentIndex:
             f"`reelcache index {opened.run} -o {path}`"
         )
     return found
+
+
+def _is_of(path: Path, key: str) -> bool:
+    """Whether there is a whole index of this model and these videos."""
+    try:
+        return MomentIndex(path).identity == {"key": key}
+    except TrainError:
+        return False
 
 
 def _task_of(opened: Opened) -> FVMRTask:

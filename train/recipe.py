@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from train import RecipeError
-from train.tasks import OPTIONS
+from train.tasks import OPTIONS, TASKS
 from train.tasks.drn import STAGES
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -87,7 +87,7 @@ class Training(BaseModel):
 
     model_config = _STRICT
     epochs: PositiveInt
-    batch: Annotated[int, Field(ge=2)]
+    batch: PositiveInt
     learning_rate: PositiveFloat
     later_stages: tuple[Stage, ...] = ()  # each with a fresh optimiser; epochs and learning_rate are of the first
     schedule: Schedule = Schedule()
@@ -130,6 +130,14 @@ class Recipe(BaseModel):
     model: Annotated[OPTIONS, Field(discriminator="system")]
     training: Training
     published: Mapping[str, float] = {}
+
+    @model_validator(mode="after")
+    def _pairs_of_a_batch(self) -> Self:
+        if self.training.batch < 2 and TASKS[self.model.system].compares_pairs:
+            raise ValueError(
+                f"training.batch: {self.model.system} tells the pairs of a batch from one another: 2 or more"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stages_of_the_system(self) -> Self:

@@ -73,10 +73,10 @@ def open_task(run: Path, recipe: Recipe, store: FeatureStore) -> Task:
     known = experts_of(run)
     for expert in known:
         if expert.name not in store:
-            raise TrainError(f"{store.path} lacks {expert.name}, which {run} was trained with")
+            raise TrainError(f"{store.url} lacks {expert.name}, which {run} was trained with")
         if ExpertFacts.of(store.experts[expert.name]) != expert:
             raise TrainError(
-                f"{store.path}: {expert.name} was made in another way than the features that {run} was trained with"
+                f"{store.url}: {expert.name} was made in another way than the features that {run} was trained with"
             )
     torch.manual_seed(recipe.training.seed)
     return TASKS[recipe.model.system](recipe.model, {each.name: each for each in known}, _read(run / ASSETS))

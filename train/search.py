@@ -25,6 +25,7 @@ from train.scores import score_blocks
 from train.tasks.base import Embedding, RetrievalTask, Task
 
 INDEX = "videos.safetensors"
+SHOWN = 80  # characters of a query
 SENTENCES = 1000  # of the training captions that scores are brought to 0..1 by
 
 
@@ -48,9 +49,9 @@ class Index:
     def search(self, query: str, top: int = 10, among: Collection[str] | None = None) -> list[Hit]:
         """The best `top` videos for a sentence, of all or `among` these ids.
 
-        Raises TrainError for a sentence without a word, and if none of the ids has features.
+        Raises TrainError for a sentence without a word that the model knows, and if none of the ids has features.
         """
-        check_query(query)
+        check_query(self.task, query)
         text = encode_texts(self.task, self.task.read_texts([query], None), torch.tensor([0]))
         columns = [score_blocks(each, self.embeddings, text).values[:, 0] for each in self.task.similarities()]
         if len(columns) > 1:
@@ -98,14 +99,21 @@ def open_model(run: Path, store_path: str | None = None) -> Opened:
     lacking = set(missing_videos(store, needed, ids))
     ids = [video for video in ids if video not in lacking]
     if not ids:
-        raise TrainError(f"{store.path}: has no video with rows of {' or '.join(needed)}")
+        raise TrainError(f"{store.url}: has no video with rows of {' or '.join(needed)}")
     return Opened(run, recipe, store, task, ids)
 
 
-def check_query(query: str) -> None:
-    """Raises TrainError for one without a word."""
+def check_query(task: Task, query: str) -> list[str]:
+    """The words of a sentence that the model does not know. Raises TrainError if it has no other."""
+    shown = repr(query if len(query) <= SHOWN else f"{query[:SHOWN]}...")
     if not any(map(str.isalnum, query)):
-        raise TrainError(f"query {query!r}: holds no word to look for")
+        raise TrainError(f"query {shown}: holds no word to look for")
+    words = task.known_words(query)
+    if words is None:
+        return []
+    if not any(words.values()):
+        raise TrainError(f"query {shown}: the model knows none of its words; ask with such as it was trained on")
+    return [word for word, known in words.items() if not known]
 
 
 def open_index(opened: Opened) -> Index:

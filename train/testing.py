@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,7 +13,16 @@ from train.runs import load_chosen, open_recipe, open_store, open_task
 from train.tasks.base import Metrics
 
 
-def evaluate_run(run: Path, split: str | None = None, store_path: str | None = None) -> tuple[Recipe, str, Metrics]:
+class Measured(NamedTuple):
+    """A run's recipe, the split that it was measured on, how good it is there, and what of the split was left out."""
+
+    recipe: Recipe
+    split: str
+    metrics: Metrics
+    left_out: tuple[str, ...]
+
+
+def evaluate_run(run: Path, split: str | None = None, store_path: str | None = None) -> Measured:
     """Metrics of a run's model on a split, by default the recipe's test split.
 
     Raises TrainError if the run has no model yet, the split is not there, or the store's features are of another kind.
@@ -25,4 +35,5 @@ def evaluate_run(run: Path, split: str | None = None, store_path: str | None = N
     load_chosen(task, run, recipe)
     device = "cuda" if torch.cuda.is_available() and recipe.training.accelerator != "cpu" else "cpu"
     task.to(device)
-    return recipe, name, task.measure(open_gallery(task, recipe.data, store, chosen, device))
+    metrics = task.measure(open_gallery(task, recipe.data, store, chosen, device))
+    return Measured(recipe, name, metrics, chosen.left_out)

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from train import RecipeError
+from train import RecipeError, TrainError
 from train.batches import PairBatch, PairBatches, step_seed
 from train.distributed import of_all_ranks, share_batch_norms
 from train.evaluation import Gallery, open_gallery, open_split
@@ -70,6 +70,7 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
         steps=options.steps,
         rank=trainer.global_rank,
         ranks=trainer.world_size,
+        least=2 if task.compares_pairs else 1,
     )
     trainer.fit(module, train_dataloaders=module.batches, ckpt_path=last, weights_only=True)
     return (*split.left_out, *(val.left_out if val else ()))
@@ -108,6 +109,11 @@ class TrainingModule(LightningModule):
         video, text = self.task.encode_video(batch.video), self.task.encode_text(batch.text)
         pairs = (video, text, batch.labels)
         losses = self.task.loss(*(map(of_all_ranks, pairs) if self.task.compares_pairs else pairs))
+        if not torch.isfinite(losses["loss"]):
+            raise TrainError(
+                f"epoch {self.current_epoch + 1}, step {self.global_step + 1}: the loss is {losses['loss'].item()}; "
+                "try a lower training.learning_rate, or training.clip_norm"
+            )
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, prog_bar=True)
         return losses["loss"]
 
@@ -234,7 +240,13 @@ def _resumed_step(run: Path) -> int:
     """How many steps the checkpoint has seen."""
     if not (run / LAST).exists():
         return 0
-    return int(torch.load(run / LAST, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    checkpoint = torch.load(run / LAST, map_location="cpu", weights_only=True, mmap=True)
+    if "global_step" not in checkpoint:
+        raise TrainError(
+            f"{run}: is a released model that was imported without its vocabulary, so it cannot be trained further; "
+            "import it anew with --vocabulary"
+        )
+    return int(checkpoint["global_step"])
 
 
 def _quiet() -> None:

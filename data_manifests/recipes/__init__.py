@@ -14,11 +14,11 @@ from data_manifests.recipes import (
     tgif,
     vatex,
 )
-from data_manifests.recipes.importing import import_dataset
+from data_manifests.recipes.importing import import_dataset, read_durations
 from data_manifests.recipes.recipe import Dataset, Expected, Recipe, Source, Split
 
 _DATASETS = (msrvtt, msvd, vatex, activitynet_captions, lsmdc, tgif, charades_sta, tacos, qvhighlights)
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for dataset in _DATASETS for recipe in dataset.RECIPES}
 
-__all__ = ["RECIPES", "Dataset", "Expected", "Recipe", "Source", "Split", "import_dataset"]
+__all__ = ["RECIPES", "Dataset", "Expected", "Recipe", "Source", "Split", "import_dataset", "read_durations"]

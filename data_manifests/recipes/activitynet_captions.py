@@ -67,7 +67,8 @@ def _paragraphs(videos: dict[str, _Video]) -> Split:
         if paragraph:
             rows.append(Caption(video, paragraph, {"duration": told.duration}))
     empty = len(videos) - len(rows)
-    return Split(tuple(videos), rows, empty, {EMPTY: empty} if empty else {})
+    durations = {video: told.duration for video, told in videos.items()}
+    return Split(tuple(videos), rows, empty, {EMPTY: empty} if empty else {}, durations)
 
 
 def _moments(videos: dict[str, _Video]) -> Split:

@@ -8,13 +8,14 @@ Lengths of videos come from elsewhere: the column `length` of `Charades_v1_train
 Charades itself (as 2D-TAN takes them), or `Charades_duration.json` of DRN, which says up to a second more or less.
 One of the two is needed; where both are given, the CSV files are read. By these lengths 1,805 training and 562 test
 moments end after their video, and are cut; four training moments do not end after they start, and are left out (three
-of them are of the 1,805), which leaves 12,404, and two of 5,338 training videos without any. Sentences keep their full
-stop.
+of them are of the 1,805), which leaves 12,404, and two of 5,338 training videos without any. The full stop that ends
+every line is no part of its sentence, as in 2D-TAN's loader.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from data_manifests.recipes.files import read_json, read_lines, read_table
 from data_manifests.recipes.recipe import Dataset, Expected, Files, Recipe, Source
 from data_manifests.rows import ManifestError
 
+UNKNOWN = "moments left out, whose video's length is not known"
+SHOWN = 5
 _TAN = "github.com/microsoft/VideoX, 2D-TAN/data/Charades-STA"
 
 
@@ -64,11 +67,18 @@ _DURATIONS = Source(
 
 def _read(files: Files) -> Dataset:
     durations, unread = _durations(files)
-    splits = {}
+    splits, problems = {}, []
     for name in EXPECTED:
-        published = [each for path in files[f"{name} sentences"] for each in _published(path, durations)]
-        splits[name] = moments.split_of(dict.fromkeys(each.video for each in published), published)
-    return Dataset(splits, unread=unread)
+        told = [each for path in files[f"{name} sentences"] for each in _sentences_of(path)]
+        published = [moments.Published(*each, durations[each[0]]) for each in told if each[0] in durations]
+        split = moments.split_of(dict.fromkeys(video for video, *_ in told), published)
+        if unknown := len(told) - len(published):
+            strange = list(dict.fromkeys(video for video, *_ in told if video not in durations))
+            more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+            problems.append(f"{name}: {unknown} {UNKNOWN}: {', '.join(strange[:SHOWN])}{more}")
+            split = replace(split, left_out=split.left_out + unknown, notes={**split.notes, UNKNOWN: unknown})
+        splits[name] = split
+    return Dataset(splits, tuple(problems), unread=unread)
 
 
 def _durations(files: Files) -> tuple[dict[str, float], frozenset[str]]:
@@ -91,19 +101,16 @@ def _table(path: Path) -> Iterator[tuple[str, float]]:
             raise ManifestError(f"{path}:{number}: length {length!r} is no number of seconds") from None
 
 
-def _published(path: Path, durations: dict[str, float]) -> list[moments.Published]:
-    published = []
+def _sentences_of(path: Path) -> Iterator[tuple[str, str, float, float]]:
+    """Video, sentence, start and end of each line."""
     for number, line in read_lines(path):
         try:
             when, sentence = line.split("##")
             video, start, end = when.split()
-            times = _seconds(start), _seconds(end)
+            told = video, sentence.strip().removesuffix("."), _seconds(start), _seconds(end)
         except ValueError:
             raise ManifestError(f"{path}:{number}: is not `VIDEO start end##sentence.`: {line[:60]}") from None
-        if video not in durations:
-            raise ManifestError(f"{path}:{number}: the length of {video} is not known")
-        published.append(moments.Published(video, sentence, *times, durations[video]))
-    return published
+        yield told
 
 
 def _seconds(text: str) -> float:

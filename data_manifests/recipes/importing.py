@@ -6,23 +6,24 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from data_manifests.jsonl import write_rows
-from data_manifests.recipes.files import find_files, sha256_of
+from data_manifests.recipes.files import find_files, read_json, sha256_of
 from data_manifests.recipes.recipe import Dataset, Expected, Files, Recipe, Split
-from data_manifests.rows import ManifestError
+from data_manifests.rows import Id, ManifestError
 
-RECORD = "import.json"
+RECORD, DURATIONS = "import.json", "durations.json"
 
 
 def import_dataset(recipe: Recipe, paths: Iterable[str | Path], folder: str | Path, any_counts: bool = False) -> Any:
     """Write the splits of a dataset into a folder, and return the record of it, as `import.json` holds it.
 
     Of every split S there will be S.jsonl, its rows, and S.videos.txt, the ids of all its videos, one a line, in the
-    published order. `import.json` has the recipe's name, the files read with their SHA-256, and all counts.
+    published order. `durations.json` says how long videos are, {id: seconds}, where the authors do; `import.json` has
+    the recipe's name, the files read with their SHA-256, and all counts.
 
     Raises ManifestError if a file is missing, not the right one or damaged, and if the counts are not those that the
     authors publish, or videos are in two splits or none; `any_counts` accepts the latter and records them.
@@ -41,9 +42,20 @@ def import_dataset(recipe: Recipe, paths: Iterable[str | Path], folder: str | Pa
     for name, split in dataset.splits.items():
         write_rows(folder / f"{name}.jsonl", split.rows)
         _write_text(folder / f"{name}.videos.txt", "".join(f"{video}\n" for video in split.videos))
+    durations = {video: length for split in dataset.splits.values() for video, length in split.durations.items()}
+    if durations:
+        _write_text(folder / DURATIONS, json.dumps(durations, ensure_ascii=False, indent=0) + "\n")
     record = _record(recipe, files, dataset, problems)
     _write_text(folder / RECORD, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return record
+
+
+def read_durations(path: Path) -> dict[str, float]:
+    """Seconds of videos by id, as `durations.json` has them, or DRN's `Charades_duration.json`.
+
+    Raises ManifestError if it is no JSON of numbers above 0.
+    """
+    return read_json(path, dict[Id, Annotated[FiniteFloat, Field(gt=0)]])
 
 
 _WAYS_ON = "Check that the files are whole and of this dataset, or import them as they are with --any-counts."
@@ -103,6 +115,7 @@ def _make_way(folder: Path, recipe: Recipe) -> None:
     if there != recipe.name:
         raise ManifestError(f"{folder}: holds {there} already; choose another folder for {recipe.name}")
     path.unlink()
+    (folder / DURATIONS).unlink(missing_ok=True)
     for split in recipe.expected:
         (folder / f"{split}.jsonl").unlink(missing_ok=True)
         (folder / f"{split}.videos.txt").unlink(missing_ok=True)

@@ -30,8 +30,11 @@ class Published(NamedTuple):
 
 def split_of(videos: Iterable[str], published: Iterable[Published]) -> Split:
     """The split of these videos with their moments; each row's meta holds the duration of its video, in seconds."""
+    published = list(published)
     rows, notes = rows_of(published)
-    return Split(tuple(videos), rows, notes[BACKWARDS] + notes[EMPTY], {why: n for why, n in notes.items() if n})
+    durations = {each.video: each.duration for each in published}
+    left_out = notes[BACKWARDS] + notes[EMPTY]
+    return Split(tuple(videos), rows, left_out, {why: n for why, n in notes.items() if n}, durations)
 
 
 def rows_of(published: Iterable[Published]) -> tuple[list[Moment], Counter[str]]:

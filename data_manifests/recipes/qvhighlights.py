@@ -63,7 +63,8 @@ def _split(path: Path) -> Split:
             meta = {"qid": query.qid, "windows": [[window.start, window.end] for window in windows]}
             rows.append(replace(windows[0], meta={**windows[0].meta, **meta}))
     videos = tuple(dict.fromkeys(query.vid for query in queries))
-    return Split(videos, rows, len(queries) - len(rows), {why: n for why, n in notes.items() if n})
+    durations = {query.vid: query.duration for query in queries}
+    return Split(videos, rows, len(queries) - len(rows), {why: n for why, n in notes.items() if n}, durations)
 
 
 RECIPES = (

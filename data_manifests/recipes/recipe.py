@@ -45,13 +45,15 @@ class Split:
     """What was read of one split.
 
     `videos` are its ids in the published order, also those without a row. `left_out` counts annotations that are
-    published but become no row; `notes` say of how many of them, and of what else, why.
+    published but become no row; `notes` say of how many of them, and of what else, why. `durations` are seconds of
+    videos, where the authors publish them.
     """
 
     videos: tuple[str, ...]
     rows: Sequence[Caption] | Sequence[Moment]
     left_out: int = 0
     notes: Mapping[str, int] = field(default_factory=dict)
+    durations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

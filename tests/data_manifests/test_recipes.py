@@ -16,7 +16,7 @@ from recipe_files import activitynet, charades, jsfusion_csv, msrvtt_info, msvd,
 from typer.testing import CliRunner
 
 from data_manifests import Caption, ManifestError, Moment, read_rows
-from data_manifests.recipes import RECIPES, Expected, import_dataset
+from data_manifests.recipes import RECIPES, Expected, import_dataset, read_durations
 from data_manifests.recipes.moments import BACKWARDS, Published, rows_of
 from pipeline.cli import app
 
@@ -186,7 +186,8 @@ def test_charades_moments_are_cut_at_the_length_and_backward_ones_left_out(tmp_p
     record = imported("charades-sta", tmp_path / "out", charades(tmp_path / "in"), train=(3, 3), test=(1, 1))
     rows = moments(tmp_path / "out", "train")
     assert [(row.video, row.start, row.end) for row in rows] == [("AO8RW", 0.0, 6.9), ("Y6R7T", 20.8, 29.42)]
-    assert rows[1].meta == {"duration": 29.42} and rows[1].text == "person plays on a phone."
+    assert rows[1].meta == {"duration": 29.42}
+    assert rows[1].text == "person plays on a phone", "the full stop ends the line, not the sentence"
     assert videos(tmp_path / "out", "train") == ["AO8RW", "Y6R7T", "LEOL6"]
     told = record["splits"]["train"]
     assert (told["moments"], told["left_out"], told["notes"]["videos without a moment"]) == (2, 1, 1)
@@ -205,11 +206,24 @@ def test_charades_lengths_may_come_from_json_and_must_come_from_somewhere(tmp_pa
     assert "Charades_duration.json" not in {Path(file["path"]).name for file in both["files"]}  # it was not read
 
 
-def test_a_video_of_unknown_length_is_named_with_its_line(tmp_path: Path) -> None:
+def test_moments_of_videos_of_unknown_length_are_told_all_at_once_and_left_out_on_demand(tmp_path: Path) -> None:
     folder = charades(tmp_path / "in")
-    write(folder / "charades_sta_test.txt", "3MSZA 24.3 30.4##on.", "ZZZZZ 1.0 2.0##off.")
-    message = refused("charades-sta", tmp_path / "out", folder)
-    assert "charades_sta_test.txt:2: the length of ZZZZZ is not known" in message
+    lines = [f"{video} 1.0 2.0##off." for video in ("ZZZZZ", "YYYYY", "ZZZZZ")]
+    write(folder / "charades_sta_test.txt", "3MSZA 24.3 30.4##on.", *lines)
+    counts: dict[str, tuple[int, int]] = {"train": (3, 3), "test": (3, 4)}
+    with pytest.raises(ManifestError, match=r"test: 3 moments left out, whose video's length is not known: ZZZZZ, YYY"):
+        imported("charades-sta", tmp_path / "out", folder, **counts)
+    record = imported("charades-sta", tmp_path / "out", folder, any_counts=True, **counts)
+    assert (record["splits"]["test"]["moments"], record["splits"]["test"]["left_out"]) == (1, 3)
+
+
+def test_how_long_videos_are_is_kept_also_of_those_whose_moments_are_left_out(tmp_path: Path) -> None:
+    imported("charades-sta", tmp_path / "out", charades(tmp_path / "in"), train=(3, 3), test=(1, 1))
+    expected = {"AO8RW": 33.67, "Y6R7T": 29.42, "LEOL6": 30.0, "3MSZA": 31.0}
+    assert read_durations(tmp_path / "out" / "durations.json") == expected
+    write_json(tmp_path / "none.json", {"AO8RW": 0})
+    with pytest.raises(ManifestError, match=r"none\.json: AO8RW: .* greater than 0"):
+        read_durations(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("line", ["3MSZA 24.3##on.", "3MSZA a 3##on.", "3MSZA 1 inf##on.", "3MSZA 1 2 on."])

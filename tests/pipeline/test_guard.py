@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -130,9 +132,28 @@ def test_a_process_that_dies_again_and_again_ends_the_run(
 
 def test_one_that_dies_before_it_is_ready_is_begun_again() -> None:
     with guarding() as guard:
-        assert guard._process
+        while guard._process is None:
+            time.sleep(0.01)
         guard._process.popen.kill()
         assert guard.ready().decoders == 2
+
+
+@pytest.mark.parametrize("kind", ["good", "hang"])
+def test_the_process_ends_with_who_watches_over_it(kind: str) -> None:
+    program = (
+        "import pickle, sys; from concurrent.futures import ThreadPoolExecutor; import pipeline.guard;"
+        f"pipeline.guard.ENGINE = {pipeline.guard.ENGINE!r};"
+        "from light_engine import LightJob; from tests.pipeline.test_guard import shards;"
+        "guard = pipeline.guard.Guard(pickle.dumps(LightJob(decoders=1)), 60); guard.ready();"
+        f"ThreadPoolExecutor(1).submit(guard.do, shards(['{kind}'] * 50)[0]);"
+        "import time; time.sleep(0.5); print(guard._process.popen.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout
+        engine = psutil.Process(int(caller.stdout.readline()))
+        assert engine.is_running()
+        caller.kill()
+    engine.wait(10)
 
 
 def test_an_idle_process_is_let_go_and_begun_again_for_the_next_shard(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,13 @@ def test_from_any_step_on_batches_are_the_same_rest(draw: str) -> None:
         assert taken(first) == whole[first:]
 
 
+def test_where_pairs_are_not_told_apart_one_is_a_batch() -> None:
+    made = batches([0, 1, 2, 3], size=3, least=1)
+    assert [len(captions) for _, captions in pairs(made, 0, len(made))] == [3, 1]
+    assert len(batches([0], size=3, least=1)) == 1
+    assert len(batches([0, 1, 2, 3], size=3)) == 1
+
+
 def test_what_makes_no_batch_is_told() -> None:
     with pytest.raises(TrainError, match="but one of its captions"):
         batches([0])

@@ -15,7 +15,7 @@ from train.moment_search import build_index, moments_of, search_moments
 from train.search import open_model
 from train.training import train
 
-QUERY = "a dog runs"
+QUERY = "a dog runs"  # of which the last word is not known
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,58 @@ def test_what_cannot_be_asked_is_told(runs: Path) -> None:
         moments_of(open_model(runs / "drn"), QUERY, "nowhere")
     with pytest.raises(TrainError, match="holds no word"):
         search_moments(open_model(runs / "fvmr"), "...")
+    with pytest.raises(TrainError, match="none of the videos to look among"):
+        search_moments(open_model(runs / "fvmr"), QUERY, among={"nowhere"})
+
+
+@pytest.mark.parametrize("system", ["fvmr", "drn", "tan2d"])
+def test_words_of_which_none_is_known_are_refused(runs: Path, system: str) -> None:
+    opened = open_model(runs / system)
+    for query in ("zebra", "zebra, gnu!", "日本"):
+        with pytest.raises(TrainError, match="knows none of its words"):
+            moments_of(opened, query, opened.videos[0])
+    with pytest.raises(TrainError, match="knows none of its words"):
+        search_moments(open_model(runs / "fvmr"), "zebra")
+
+
+@pytest.mark.parametrize("damage", ["complete.json", "embeddings/c/0/0", "times/c/0/0", "zarr.json"])
+def test_the_runs_own_index_is_made_anew_when_it_is_damaged(runs: Path, damage: str) -> None:
+    expected = search_moments(open_model(runs / "fvmr"), QUERY, 4)
+    path = runs / "fvmr" / "moments.zarr" / damage
+    path.write_bytes(path.read_bytes()[:-1])
+    assert search_moments(open_model(runs / "fvmr"), QUERY, 4) == expected
+
+
+def test_a_search_among_some_videos_finds_moments_of_no_others(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("v03\nv17\nnowhere\n")
+    asked = ["search", str(runs / "fvmr"), QUERY, "--top", "50", "--json"]
+    found = json.loads(CliRunner().invoke(app, [*asked, "--among", str(tmp_path / "some.txt")]).stdout)
+    assert {each["video"] for each in found} == {"v03", "v17"}
+    everywhere = search_moments(open_model(runs / "fvmr"), QUERY, 10_000)
+    assert [each["score"] for each in found] == pytest.approx(
+        [each.score for each in everywhere if each.video in ("v03", "v17")], abs=1e-6
+    )
+
+
+def test_an_index_is_verified_by_command(runs: Path, tmp_path: Path) -> None:
+    asked = ["index", str(runs / "fvmr"), "-o", str(tmp_path / "moments.zarr")]
+    assert "no index of moments" in CliRunner().invoke(app, [*asked, "--verify"]).stderr
+    CliRunner().invoke(app, asked)
+    assert "every file is as it was written" in CliRunner().invoke(app, [*asked, "--verify"]).stdout
+    chunk = tmp_path / "moments.zarr" / "embeddings/c/0/0"
+    content = bytearray(chunk.read_bytes())
+    content[3] ^= 1
+    chunk.write_bytes(content)
+    result = CliRunner().invoke(app, [*asked, "--verify"])
+    assert result.exit_code == 1
+    assert "make it anew with `reelcache index`" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("option", [["--among", "some.txt"], ["--index", "i.zarr"], ["--engine", "torch"]])
+def test_options_that_do_not_apply_to_one_video_are_refused(runs: Path, option: list[str]) -> None:
+    result = CliRunner().invoke(app, ["search", str(runs / "fvmr"), QUERY, "--video", "v00", *option])
+    assert result.exit_code == 2
+    assert "--video looks at one video alone" in " ".join(result.stderr.split())
 
 
 def test_the_commands_print_moments_as_json(runs: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def embeddings(run: Path, texts: Sequence[str]) -> tuple[Any, Any]:
 
 def check_use(run: Path, query: str) -> None:
     """It is evaluated, and searched with the model's own scores."""
-    _, _, metrics = evaluate_run(run)
+    metrics = evaluate_run(run).metrics
     assert metrics.videos >= 7 and 0 < metrics.t2v.recall_10 <= 100
     hits = open_index(open_model(run)).search(query, 3)
     assert len(hits) == 3 and hits[0].score >= hits[1].score >= hits[2].score
@@ -222,6 +222,8 @@ def test_a_released_hanet_gives_the_official_numbers(tmp_path: Path) -> None:
     close(scores, golden["output/eval/scores_fused"], 2e-5)
     assert json.loads((tmp_path / "run/assets.json").read_text())["verbs"][-1] == "verb511"
     check_use(tmp_path / "run", "w3 w7")
+    with pytest.raises(TrainError, match="imported without its vocabulary, so it cannot be trained further"):
+        train(open_recipe(tmp_path / "run"), tmp_path / "run", resume=True)
 
 
 class Mmt:

@@ -99,10 +99,38 @@ def test_a_query_without_a_word_is_refused(runs: Path, query: str) -> None:
         open_index(open_model(runs / "dual_encoding")).search(query)
 
 
-@pytest.mark.parametrize("query", ["zebra", "日本", "'a'", "x" * 3000, "a dog " * 500])
+@pytest.mark.parametrize("query", ["dog zebra", "dog 日本", "'a'", f"{'x' * 3000} dog", "a dog " * 500])
 @pytest.mark.parametrize("system", list(SYSTEMS))
-def test_any_words_find_something(runs: Path, system: str, query: str) -> None:
+def test_a_known_word_finds_something_beside_any_others(runs: Path, system: str, query: str) -> None:
     assert all(torch.isfinite(torch.tensor(hit.score)) for hit in open_index(open_model(runs / system)).search(query))
+
+
+@pytest.mark.parametrize("query", ["zebra", "日本", "x" * 3000, "zebra gnu"])
+@pytest.mark.parametrize("system", list(SYSTEMS))
+def test_words_of_which_none_is_known_are_refused_but_by_bert_which_knows_their_pieces(
+    runs: Path, system: str, query: str
+) -> None:
+    index = open_index(open_model(runs / system))
+    if system == "mmt":
+        assert index.search(query)
+        return
+    with pytest.raises(TrainError, match="knows none of its words") as caught:
+        index.search(query)
+    assert len(str(caught.value)) < 200
+
+
+def test_words_that_are_not_known_are_told_beside_what_is_found(runs: Path) -> None:
+    asked = ["search", str(runs / "hanet"), "a zebra near a dog in Timbuktu"]
+    result = CliRunner().invoke(app, [*asked, "--json"])
+    assert "passes over: zebra, in, timbuktu" in " ".join(result.stderr.split())
+    assert len(json.loads(result.stdout)) == 10
+
+
+@pytest.mark.parametrize("option", [["--index", "moments.zarr"], ["--engine", "torch"]])
+def test_options_for_moments_are_refused_where_videos_are_found(runs: Path, option: list[str]) -> None:
+    result = CliRunner().invoke(app, ["search", str(runs / "hanet"), "a dog", *option])
+    assert result.exit_code == 2
+    assert "are for moments; hanet finds videos" in " ".join(result.stderr.split())
 
 
 def test_hits_are_printed_as_json_and_random_features_are_told(runs: Path) -> None:

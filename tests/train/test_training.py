@@ -34,6 +34,20 @@ from train.training import TrainingModule, learning_rate, train
 STEPS = 4  # an epoch of the small corpus: 32 captions in batches of 8
 
 
+OPTIONS = [
+    ("dual_encoding", {"video_filters": 0}),
+    ("dual_encoding", {"dropout": 1.0}),
+    ("dual_encoding", {"margin": float("nan")}),
+    ("hybrid_space", {"concepts": 0}),
+    ("hybrid_space", {"above": -1}),
+    ("mmt", {"layers": 0}),
+    ("mmt", {"window": 0.0}),
+    ("mmt", {"dim": 9, "heads": 2}),
+    ("hanet", {"graph_width": -3}),
+    ("hanet", {"max_words": 0}),
+]
+
+
 class Killed(Exception):
     """What tests stop runs with."""
 
@@ -43,6 +57,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_corpus(folder)
     return folder
+
+
+@pytest.mark.parametrize(("system", "model"), OPTIONS)
+def test_sizes_that_no_model_can_have_are_refused_with_the_recipe(
+    corpus: Path, system: str, model: dict[str, Any]
+) -> None:
+    with pytest.raises(RecipeError, match=next(iter(model))):
+        small_recipe(corpus, system, model=model)
 
 
 def break_at(monkeypatch: pytest.MonkeyPatch, step: int, method: str = "training_step") -> None:

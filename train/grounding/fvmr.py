@@ -19,11 +19,12 @@ What had to be decided:
   W_top, W_low and W_alpha have no bias and serve both layers. A noun may belong to several verbs; one of no verb
   takes no part. A sentence without a verb has u = s;
 * p is unbounded in the paper: cross-entropies take logits. With "cosine" it is the cosine times 10, as in MMN;
-* what phi_fuse sees is brought to length one, as what 2D-TAN fuses is: the bare products are so small that at first
-  all moments have the same q;
+* u, and what phi_fuse sees, are brought to a root mean square of 1. Both are products of small numbers: as they are,
+  or at length one, biases drown them, all moments have nearly the same q, and the teacher learns less than a student;
 * the teacher learns from labels alone: what it teaches is detached;
-* "kl" distils by divergence. As the paper has it, "bce_mean", the cross-entropy is a mean over candidates of binary
-  ones. Softmax gives each of a thousand candidates so little that the weight must then be in the thousands;
+* "kl" distils by divergence, a sum over candidates where cross-entropies are means, hence its small weight. As the
+  paper has it, "bce_mean", the cross-entropy is a mean over candidates of binary ones. Softmax gives each of a
+  thousand candidates so little that the weight must then be in the thousands;
 * "student" and "teacher" train one alone, as in the paper's ablation.
 """
 
@@ -34,7 +35,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool1d, binary_cross_entropy_with_logits, log_softmax, normalize, relu, softmax
+from torch.nn.functional import (
+    avg_pool1d,
+    binary_cross_entropy_with_logits,
+    log_softmax,
+    normalize,
+    relu,
+    softmax,
+)
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from train.grounding.proposals import MAPS, ProposalMap, soft_labels
@@ -71,7 +79,7 @@ class FVMRConfig:
     objective: str = "distilled"
     distill: str = "kl"
     temperature: float = 1.0
-    distill_weight: float = 1.0
+    distill_weight: float = 0.03
 
     def __post_init__(self) -> None:
         choices = (("similarity", SIMILARITIES), ("objective", OBJECTIVES), ("distill", DISTILLATIONS))
@@ -210,8 +218,8 @@ class FVMR(nn.Module):
         has_verb, has_noun = there.split(kinds, dim=1)
         first_noun = 1 + self.config.verbs
         links = (edges[:, 1:first_noun, first_noun:] > 0) & has_verb[..., None] & has_noun[:, None]
-        phrases = self.phrases(ends * self.tree(ends, verbs, nouns, has_verb, links))
-        fused = normalize(moments * phrases[:, None], dim=2)  # (B, P, common_dim)
+        told = _unit_rms(ends * self.tree(ends, verbs, nouns, has_verb, links))  # u, (B, 2 text_units)
+        fused = _unit_rms(moments * self.phrases(told)[:, None])  # (B, P, common_dim)
         return self.fusion(fused).squeeze(2)
 
 
@@ -268,6 +276,11 @@ PUBLISHED = {
 def _ends(states: Tensor, lengths: Tensor) -> Tensor:
     """The sum of the states of the first and the last word: (B, W, D) -> (B, D)."""
     return states[:, 0] + states[torch.arange(len(states), device=states.device), lengths - 1]
+
+
+def _unit_rms(values: Tensor) -> Tensor:
+    """Vectors (..., D) brought to a root mean square of 1; one of zeros stays so."""
+    return values.shape[-1] ** 0.5 * normalize(values, dim=-1)
 
 
 def _softmax(scores: Tensor, valid: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from torch import Tensor
 from zarr.codecs import Crc32cCodec
 
 from feature_store import StoreError
-from feature_store.layout import ATTRIBUTE, COMPLETE, file_digest, replace_file, seal, sync_to_disk, unseal
+from feature_store.layout import ATTRIBUTE, COMPLETE, METADATA, file_digest, replace_file, seal, sync_to_disk, unseal
 from feature_store.reader import MappedArray
 from train import TrainError
 from train.grounding.nms import temporal_nms
@@ -38,8 +40,11 @@ from train.grounding.proposals import ProposalMap
 
 FORMAT = 1
 EMBEDDINGS, VIDEOS, TIMES = "embeddings", "videos", "times"
-CHUNK_BYTES = 64 << 20  # of embeddings, multiplied at once: so much that threads seldom wait for one another
-ANEW = "make it anew"
+CHUNK_BYTES = 64 << 20  # of embeddings
+PIECE_BYTES = 8 << 20  # of a chunk, which one thread multiplies: so little that none waits long for the last one
+ANEW = "make it anew with `reelcache index`"
+PARTS = {METADATA, EMBEDDINGS, VIDEOS, TIMES, COMPLETE}  # all that is in the folder
+RECORD = {"format", "identity", "videos", "shape", "chunk", "longest", "files"}  # keys of complete.json
 
 Best = Callable[[int], tuple[Tensor, Tensor]]
 """About how many rows to find -> rows (K,), best first, of equal ones the first first, and their scores (K,).
@@ -77,23 +82,27 @@ class MomentIndex:
         self.rows, self.dim = record["shape"]
         embeddings, videos, times = (MappedArray(self.path / name) for name in (EMBEDDINGS, VIDEOS, TIMES))
         firsts = range(0, self.rows, record["chunk"])
-        chunks = [embeddings.rows(first, min(first + record["chunk"], self.rows)) for first in firsts]
+        mapped = [embeddings.rows(first, min(first + record["chunk"], self.rows)) for first in firsts]
+        self._chunks = [torch.from_numpy(chunk) for chunk in mapped]
         self._video, self._times = (torch.from_numpy(each.rows(0, self.rows)) for each in (videos, times))
-        self._engine = ENGINES[engine]([torch.from_numpy(chunk) for chunk in chunks], record["longest"])
+        self._engine = ENGINES[engine](self._chunks, record["longest"])
 
     def __len__(self) -> int:
         return self.rows
 
-    def search(self, query: Tensor, top_k: int = 10, suppress: float = 0.5) -> list[Moment]:
-        """The best moments of the corpus for a sentence (dim,), best first.
+    def search(
+        self, query: Tensor, top_k: int = 10, suppress: float = 0.5, among: Collection[str] | None = None
+    ) -> list[Moment]:
+        """The best moments of the corpus, or `among` the videos of these ids, for a sentence (dim,), best first.
 
         A moment takes away those of its own video that overlap it by an IoU above `suppress`. Raises TrainError if
-        the query is not of the index's size, or not finite.
+        the query is not of the index's size, or not finite, and if none of the ids is in the index.
         """
         query = query.detach().float().cpu()
         if query.shape != (self.dim,) or not query.isfinite().all():
             raise TrainError(f"{self.path}: a query must be {self.dim} finite numbers, not {tuple(query.shape)}")
-        best, count = self._engine(query), max(64, 8 * top_k)
+        best = self._engine(query) if among is None else self._best_among(query, among)
+        count = max(64, 8 * top_k)
         while True:
             rows, scores = best(min(count, self.rows))
             kept = self._suppress(rows, scores, suppress, top_k)
@@ -106,6 +115,16 @@ class MomentIndex:
         for name, (_, digest) in _read_record(self.path)["files"].items():
             if file_digest(self.path / name) != digest:
                 raise TrainError(f"{self.path / name}: damaged, its content is not what was written; {ANEW}")
+
+    def _best_among(self, query: Tensor, videos: Collection[str]) -> Best:
+        """All rows of these videos, scored whatever the engine: few enough, or else no worse than all of them."""
+        chosen = torch.tensor([video in videos for video in self.videos])
+        rows = chosen[self._video.long()].nonzero()[:, 0]
+        if not len(rows):
+            raise TrainError(f"{self.path}: holds none of the videos to look among")
+        order = (scores := exact_scores(self._chunks, rows, query)).sort(descending=True, stable=True)
+        ranked = rows[order.indices], scores[order.indices]
+        return lambda count: (ranked[0][:count], ranked[1][:count])
 
     def _suppress(self, rows: Tensor, scores: Tensor, threshold: float, top_k: int) -> list[int]:
         """Places among ranked rows that stay, at most top_k. Videos do not compete, so each is done for itself."""
@@ -127,22 +146,28 @@ class MappedProducts:
     torch multiplies float16 with float16, sums in float32, and rounds; on a CPU that takes half the time of float32,
     which is twice the bytes. By so much a sum can be wrong: the query's own rounding, times the longest row, and what
     float32 loses. The last rounding keeps order, so a row below the k-th best rough score is below it by that much.
+
+    As many threads as torch has share the rows, each taking the next piece when it is done with one: torch's own halve
+    every product, and where other programs keep the cores busy, all wait for the slowest at each.
     """
 
     def __init__(self, chunks: list[Tensor], longest: float) -> None:
         self._chunks, self._longest = chunks, longest or 1.0
+        rows = max(1, PIECE_BYTES // (2 * chunks[0].shape[1]))
+        self._pieces = [piece for chunk in chunks for piece in chunk.split(rows)]
+        self._threads = _lone_threads(torch.get_num_threads())
 
     def __call__(self, query: Tensor) -> Best:
         scale = float(query.double().norm()) * self._longest or 1.0  # no score is above 1, which float16 can hold
         unit = query.double() / scale
         halved = unit.half()
         wrong = self._longest * float((unit - halved.double()).norm()) + len(query) * 2.0**-23
-        rough = torch.cat([torch.mv(chunk, halved) for chunk in self._chunks])
+        rough = torch.cat(list(self._threads.map(lambda piece: torch.mv(piece, halved), self._pieces)))
 
         def best(count: int) -> tuple[Tensor, Tensor]:
             least = rough.topk(count).values[-1] if count < len(rough) else rough.min()
             rows = torch.from_numpy(np.flatnonzero((rough >= least).numpy()))  # torch would wake threads for it
-            scores = self._exact(rows, query)
+            scores = exact_scores(self._chunks, rows, query)
             if len(rows) < len(rough):
                 sure = scores.double() > (float(least) + wrong) * scale
                 rows, scores = rows[sure], scores[sure]
@@ -151,12 +176,24 @@ class MappedProducts:
 
         return best
 
-    def _exact(self, rows: Tensor, query: Tensor) -> Tensor:
-        """Scores of rows, which ascend: (K,) -> (K,)."""
-        size = len(self._chunks[0])
-        counts = torch.bincount(rows // size, minlength=len(self._chunks)).tolist()
-        of_chunks = zip(self._chunks, rows.split(counts), strict=True)
-        return torch.cat([chunk[of_chunk % size].float() @ query for chunk, of_chunk in of_chunks if len(of_chunk)])
+
+def _lone_threads(count: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch computes without further ones."""
+    begun = Barrier(count + 1)
+    pool = ThreadPoolExecutor(count, "products", initializer=torch.set_num_threads, initargs=(1,))
+    for _ in range(count):
+        pool.submit(begun.wait)  # none ends before all are there
+    begun.wait()
+    torch.set_num_threads(count)  # of this thread, and of such as begin later
+    return pool
+
+
+def exact_scores(chunks: Sequence[Tensor], rows: Tensor, query: Tensor) -> Tensor:
+    """Products in float32 of rows, which ascend, with the query: (K,) -> (K,)."""
+    size = len(chunks[0])
+    counts = torch.bincount(rows // size, minlength=len(chunks)).tolist()
+    of_chunks = zip(chunks, rows.split(counts), strict=True)
+    return torch.cat([chunk[of_chunk % size].float() @ query for chunk, of_chunk in of_chunks if len(of_chunk)])
 
 
 class FaissProducts:
@@ -209,7 +246,7 @@ def write_index(
     of these videos and moments.
     """
     path, count = Path(path), len(proposals.cells)
-    if path.exists() and not (path.is_dir() and ((path / COMPLETE).exists() or not any(path.iterdir()))):
+    if path.exists() and not _replaceable(path):
         raise TrainError(f"{path}: holds other things than an index of moments; name another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
@@ -229,6 +266,12 @@ def write_index(
             shutil.rmtree(path)
         os.replace(folder, path)
         sync_to_disk(path.parent)
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether it is an empty folder, or an index and nothing else: others have a complete.json, too."""
+    names = {each.name for each in path.iterdir()} if path.is_dir() else {""}
+    return not names or (EMBEDDINGS in names and names <= PARTS)
 
 
 def _write_embeddings(
@@ -293,8 +336,10 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = unseal(json.loads((path / COMPLETE).read_bytes()), path / COMPLETE)
     except (StoreError, ValueError, RecursionError) as error:
         raise TrainError(f"{path / COMPLETE}: damaged ({error}); {ANEW}") from None
-    if record.get("format") != FORMAT:
-        raise TrainError(f"{path}: is of format {record.get('format')}; this version reads {FORMAT}: {ANEW}")
+    if not record.keys() >= RECORD:
+        raise TrainError(f"{path}: is no index of moments, but something else; name another folder")
+    if record["format"] != FORMAT:
+        raise TrainError(f"{path}: is of format {record['format']}; this version reads {FORMAT}: {ANEW}")
     for name, (size, _) in record["files"].items():
         if not (path / name).is_file() or (path / name).stat().st_size != size:
             raise TrainError(f"{path / name}: damaged, it is missing or not of {size} bytes; {ANEW}")

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor, nn
 
 from feature_store import FeatureStore
@@ -25,10 +25,14 @@ SCALES = "scales"  # among the assets, where the recipe says so: what features a
 Similarity = Callable[[Embedding, Embedding], Tensor]  # of V videos and T sentences: (V, T)
 
 
-class Options(BaseModel):
-    """The section [model] of a recipe."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class Options(BaseModel):
+    """The section [model] of a recipe. Numbers must be finite, and such as a model can be made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def of(self, config: type) -> dict[str, Any]:
         """Those values that a config, a dataclass, has by the same name."""
@@ -131,6 +135,10 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Texts:
         """The inputs of these sentences; parses are kept in `folder`, if there is one."""
+
+    def known_words(self, text: str) -> dict[str, bool] | None:
+        """Of each word of a sentence whether it is in the vocabulary; none for a system that knows parts of words."""
+        return None
 
     def read_labels(self, split: Split, folder: Path) -> Labels:
         """The labels of a split."""

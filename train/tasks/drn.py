@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 
 from feature_store import FeatureStore
@@ -22,23 +22,32 @@ TICKS = 1000  # a second, when units are laid out in whole numbers
 
 
 class DRNOptions(GroundingOptions):
-    """`segments` are what a video is cut into, a multiple of 4. Words are learnt also where they begin published."""
+    """`segments` are what a video is cut into, a multiple of 4. Words are learnt also where they begin published.
+
+    `window` is of features imported with --spread, which do not tell how long they are: so many times as long as it is
+    from one to the next, 8 of such as span 64 frames every 8. A segment no longer than that takes one of them.
+    """
 
     system: Literal["drn"]
-    segments: Annotated[int, Field(gt=0, multiple_of=4)] = 32
-    text_units: int = 512
-    position_dim: int = 256
-    channels: tuple[int, int, int] = (256, 512, 1024)
-    pyramid_dim: int = 512
-    iou_dim: int = 256
+    segments: Annotated[int, Field(ge=8, multiple_of=4)] = 32
+    window: PositiveInt | None = None
+    text_units: PositiveInt = 512
+    position_dim: PositiveInt = 256
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (256, 512, 1024)
+    pyramid_dim: PositiveInt = 512
+    iou_dim: PositiveInt = 256
     ious: Ious = (0.5, 0.7)
 
 
 class Segments:
-    """The maxima over equal segments of videos, and where these are as shares of them."""
+    """The maxima over equal segments of videos, and where these are as shares of them.
 
-    def __init__(self, rows: VideoRows, segments: int) -> None:
-        self._rows, self._segments = rows, segments
+    Rows are units as their times tell, or, with a `window`, lie side by side where units overlapped, that many times as
+    long as it is from one to the next.
+    """
+
+    def __init__(self, rows: VideoRows, segments: int, window: int | None = None) -> None:
+        self._rows, self._segments, self._window = rows, segments, window
 
     def batch(self, videos: Tensor, generator: Generator | None) -> Inputs:
         given = self._rows.batch(videos, ALL_ROWS)
@@ -57,9 +66,14 @@ class Segments:
                 "DRN cuts videos into segments by when features are, which these do not tell: import them with "
                 "--spread or --every in place of --untimed"
             )
-        window = float(times[0, 1] - times[0, 0])
-        stride = float(times[1, 0] - times[0, 0]) if len(times) > 1 else window
-        frames, stride, window = (max(1, round(TICKS * length)) for length in (float(times[-1, 1]), stride, window))
+        duration = float(times[-1, 1])
+        if self._window:
+            stride = duration / (len(times) - 1 + self._window)  # the last unit ends with the video
+            window = self._window * stride
+        else:
+            window = float(times[0, 1] - times[0, 0])
+            stride = float(times[1, 0] - times[0, 0]) if len(times) > 1 else window
+        frames, stride, window = (max(1, round(TICKS * length)) for length in (duration, stride, window))
         return segment_maxima(units, frames, self._segments, stride, window)
 
 
@@ -88,7 +102,8 @@ class DRNTask(GroundingTask):
         self, store: FeatureStore, videos: Sequence[str], cache: Cache, device: torch.device | str
     ) -> Segments:
         rows = open_rows(store, self.experts, videos, None, cache, device, self.assets.get(SCALES))
-        return Segments(rows, self.options.segments)
+        spread = store.experts[self.experts[0]].sampling.get("times") == "spread"
+        return Segments(rows, self.options.segments, self.options.window if spread else None)
 
     def encode_video(self, inputs: Inputs) -> Embedding:
         return self.model.encode_video(*inputs)

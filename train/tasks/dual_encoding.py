@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor
 
 from feature_store import FeatureStore
@@ -14,7 +15,7 @@ from train.annotations import Split
 from train.features import Cache, ExpertFacts, VideoRows, first_rows, open_rows
 from train.losses import triplet_loss
 from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, Encoders
-from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
+from train.tasks.base import SCALES, Assets, Dropout, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text.vocabulary import TokenTable, Vocabulary, alphanumeric_words, bags, count_words
 from train.text.word_vectors import take_vectors
 
@@ -26,17 +27,17 @@ class DualEncodingOptions(Options):
 
     system: Literal["dual_encoding"]
     word_vectors: str = ""  # a file or folder; random without
-    word_dim: int = 500
-    min_count: int = 5
-    video_units: int = 1024
-    text_units: int = 512
-    video_filters: int = 512
-    text_filters: int = 512
-    common_dim: int = 2048
-    dropout: float = 0.2
+    word_dim: PositiveInt = 500
+    min_count: PositiveInt = 5
+    video_units: PositiveInt = 1024
+    text_units: PositiveInt = 512
+    video_filters: PositiveInt = 512
+    text_filters: PositiveInt = 512
+    common_dim: PositiveInt = 2048
+    dropout: Dropout = 0.2
     reduced: bool = False
-    max_frames: int = 64
-    margin: float = 0.2
+    max_frames: PositiveInt = 64
+    margin: NonNegativeFloat = 0.2
     compat: bool = False
 
     def config(self, video_dim: int, words: int) -> DualEncodingConfig:
@@ -99,6 +100,10 @@ class EncodersTask(RetrievalTask):
             open_rows(store, self.experts, videos, "mean", cache, device, self.assets.get(SCALES)),
             self.config.max_frames,
         )
+
+    def known_words(self, text: str) -> dict[str, bool]:
+        known = frozenset(self.assets["words"])
+        return {word: word in known for word in alphanumeric_words(text)}
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Sentences:
         return Sentences(texts, self.assets["words"])

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from train.annotations import MomentSplit, Split
 from train.features import ExpertFacts
 from train.grounding.fvmr import FVMR, FVMRConfig, fvmr_loss
-from train.tasks.base import Assets, Embedding, Inputs, Labels, Texts
+from train.tasks.base import Assets, Embedding, Inputs, Labels, Share, Texts
 from train.tasks.grounding import Truths
 from train.tasks.tan2d import MapOptions, MapTask
 from train.text.graph_table import GraphTable, graph_table
@@ -26,15 +27,15 @@ class FVMROptions(MapOptions):
     system: Literal["fvmr"]
     tokenizer: Literal["clean"] = "clean"  # that of the role graphs
     role_graphs: Literal["rules", "spacy"] = "rules"
-    text_units: int = 256
-    text_layers: int = 1
-    common_dim: int = 512
-    suppress: float = 0.49
+    text_units: PositiveInt = 256
+    text_layers: PositiveInt = 1
+    common_dim: PositiveInt = 512
+    suppress: Share = 0.49
     similarity: Literal["dot", "cosine"] = "dot"
     objective: Literal["distilled", "student", "teacher"] = "distilled"
     distill: Literal["kl", "bce_mean"] = "kl"
-    temperature: float = 1.0
-    distill_weight: float = 0.1
+    temperature: PositiveFloat = 1.0
+    distill_weight: NonNegativeFloat = 0.03
 
 
 class Graphs:

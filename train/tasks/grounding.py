@@ -9,17 +9,16 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Generator, Tensor, nn
 
 from train import TrainError
-from train.annotations import MomentSplit, Split, read_moments
+from train.annotations import MomentSplit, Split, moment_texts, read_moments
 from train.evaluation import Gallery, encode_texts, encode_videos, evaluating
 from train.features import VideoRows, first_rows
 from train.grounding.evaluation import GroundingMetrics, summarise
 from train.grounding.proposals import clip_means
 from train.tasks.base import Assets, Embedding, Inputs, Labels, Options, Task, Texts
-from train.text.parses import FORMAT
 from train.text.vocabulary import TokenTable, Vocabulary, count_words, lower_words
 from train.text.word_vectors import read_vectors, take_vectors
 
@@ -38,19 +37,13 @@ class GroundingOptions(Options):
     """
 
     word_vectors: str = ""
-    word_dim: int = 300
-    min_count: int = 1
+    word_dim: PositiveInt = 300
+    min_count: PositiveInt = 1
     tokenizer: Literal["clean", "official"] = "clean"
     ious: Ious = (0.3, 0.5, 0.7)  # that recalls are told for
 
     def words(self, text: str) -> list[str]:
         return text.lower().split() if self.tokenizer == "official" else lower_words(text)
-
-
-def is_parses(path: Path) -> bool:
-    """Whether a file beside the splits is what was read out of captions (train.text.parses)."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return f'"format": "{FORMAT}"' in file.readline()
 
 
 class Clips:
@@ -112,9 +105,7 @@ class GroundingTask(Task):
         """With published vectors, words of all splits are taken, since nothing is learnt of them."""
         texts = list(split.texts)
         if options.word_vectors:
-            for path in sorted(folder.glob("*.jsonl")):
-                if not is_parses(path):
-                    texts += read_moments(folder, path.stem).texts
+            texts += moment_texts(folder)
         words = count_words(texts, options.words, options.min_count)
         if options.word_vectors:
             known = read_vectors(Path(options.word_vectors), words, options.word_dim)
@@ -135,6 +126,10 @@ class GroundingTask(Task):
 
     def read_texts(self, texts: Sequence[str], folder: Path | None) -> Texts:
         return Sentences([self.options.words(text) for text in texts], self.assets["words"])
+
+    def known_words(self, text: str) -> dict[str, bool]:
+        known = frozenset(self.assets["words"])
+        return {word: word in known for word in self.options.words(text)}
 
     def read_labels(self, split: Split, folder: Path) -> Labels:
         assert isinstance(split, MomentSplit)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
 from feature_store import FeatureStore
@@ -14,7 +15,7 @@ from train.annotations import Split
 from train.features import Cache, ExpertFacts, VideoRows, open_rows, spread_rows
 from train.retrieval.hanet import HANet, HANetConfig, HANetText, HANetVideo
 from train.retrieval.hanet_scores import hanet_loss, hanet_scores
-from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
+from train.tasks.base import SCALES, Assets, Dropout, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text import role_rules
 from train.text.concepts import CaptionConcepts, frequent_lemmas, is_noun, is_verb
 from train.text.graph_table import graph_table
@@ -36,17 +37,17 @@ class HANetOptions(Options):
     system: Literal["hanet"]
     word_vectors: str = ""
     role_graphs: str = "rules"
-    word_dim: int = 300
-    min_count: int = 3
-    dim: int = 1024
-    verb_concepts: int = 512
-    noun_concepts: int = 1024
-    graph_width: int = 512
-    dropout: float = 0.2
-    graph_dropout: float = 0.5
-    max_frames: int = 20
-    max_words: int = 30
-    margin: float = 0.2
+    word_dim: PositiveInt = 300
+    min_count: PositiveInt = 3
+    dim: PositiveInt = 1024
+    verb_concepts: PositiveInt = 512
+    noun_concepts: PositiveInt = 1024
+    graph_width: PositiveInt = 512
+    dropout: Dropout = 0.2
+    graph_dropout: Dropout = 0.5
+    max_frames: PositiveInt = 20
+    max_words: PositiveInt = 30
+    margin: NonNegativeFloat = 0.2
     compat: bool = False
 
 
@@ -132,6 +133,10 @@ class HANetTask(RetrievalTask):
         captions = [lower_words(text) for text in texts]
         graphs = self._graphs(texts, captions, folder)
         return Sentences(captions, graphs, self.assets["words"], self.options.max_words)
+
+    def known_words(self, text: str) -> dict[str, bool]:
+        known = frozenset(self.assets["words"])
+        return {word: word in known for word in lower_words(text)}
 
     def _graphs(
         self, texts: Sequence[str], captions: Sequence[Sequence[str]], folder: Path | None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from train.annotations import Split
@@ -23,10 +24,10 @@ class HybridSpaceOptions(DualEncodingOptions):
     """`concepts` are the most frequent lemmas; a video's own count from more than `above` mentions on."""
 
     system: Literal["hybrid_space"]  # type: ignore[assignment]
-    video_units: int = 512
-    common_dim: int = 1536
-    concepts: int = 512
-    above: int = 1
+    video_units: PositiveInt = 512
+    common_dim: PositiveInt = 1536
+    concepts: PositiveInt = 512
+    above: NonNegativeInt = 1
 
 
 class ConceptLabels:

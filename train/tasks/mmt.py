@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Generator, Tensor, nn
 
 from feature_store import FeatureStore
@@ -15,7 +16,7 @@ from train.annotations import Split
 from train.features import Cache, ExpertFacts, RowBatch, VideoRows, open_rows, random_rows
 from train.losses import max_margin_loss
 from train.retrieval.mmt import MMT, OFFICIAL_TYPES, UNKNOWN, ExpertBatch, ExpertTokens, MMTConfig
-from train.tasks.base import SCALES, Assets, Embedding, Inputs, Options, RetrievalTask, Similarity
+from train.tasks.base import SCALES, Assets, Dropout, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text.bert import RANDOM, SPECIALS, Bert, describe, tokenize
 from train.text.vocabulary import TokenTable
 
@@ -29,18 +30,24 @@ class MMTOptions(Options):
 
     system: Literal["mmt"]
     bert: str = "bert-base-cased"  # a folder, a name on the Hugging Face hub, or "random"
-    max_words: int = 30
-    max_tokens: int = 30
-    max_rows: int = 30
-    window: float = 1.0
-    dim: int = 512
-    layers: int = 4
-    heads: int = 4
-    hidden: int = 3072
-    dropout: float = 0.1
-    types: int = 19
+    max_words: PositiveInt = 30
+    max_tokens: Annotated[int, Field(ge=2)] = 30
+    max_rows: PositiveInt = 30
+    window: PositiveFloat = 1.0
+    dim: PositiveInt = 512
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    hidden: PositiveInt = 3072
+    dropout: Dropout = 0.1
+    types: PositiveInt = 19
     keep_missing: bool = True
-    margin: float = 0.05
+    margin: NonNegativeFloat = 0.05
+
+    @model_validator(mode="after")
+    def _heads_share_the_size(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim = {self.dim} is no multiple of heads = {self.heads}")
+        return self
 
 
 class ExpertFeatures:

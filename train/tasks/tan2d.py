@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from feature_store import FeatureStore
 from train.features import Cache, ExpertFacts, open_rows
 from train.grounding.proposals import ProposalMap
 from train.grounding.tan2d import TAN2D, TAN2DConfig
-from train.tasks.base import SCALES, Assets, Embedding, Inputs
+from train.tasks.base import SCALES, Assets, Embedding, Inputs, Share
 from train.tasks.grounding import Clips, GroundingOptions, GroundingTask
 
 
@@ -27,10 +27,10 @@ class MapOptions(GroundingOptions):
     size: PositiveInt
     scales: tuple[int, ...]
     clips: PositiveInt = 256
-    low: float = 0.5
-    high: float = 1.0
-    suppress: float = 0.5
-    dim: int = 512
+    low: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    high: Annotated[float, Field(gt=0, le=1)] = 1.0
+    suppress: Share = 0.5
+    dim: PositiveInt = 512
 
     @property
     def proposals(self) -> ProposalMap:
@@ -52,8 +52,8 @@ class TAN2DOptions(MapOptions):
     system: Literal["tan2d"]
     kernels: tuple[int, ...]
     convolved: bool = False
-    text_units: int = 512
-    text_layers: int = 3
+    text_units: PositiveInt = 512
+    text_layers: PositiveInt = 3
 
     @model_validator(mode="after")
     def _kernels_have_a_middle(self) -> Self:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity
 
 from train.grounding.fvmr import FVMR, PUBLISHED, FVMRConfig, TreeAttention, divergence, fvmr_loss, mean_binary
 from train.grounding.metrics import interval_iou
@@ -97,6 +97,10 @@ def test_the_tree_is_that_of_the_equations(data: st.DataObject) -> None:
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
+def unit_rms(values: Tensor) -> Tensor:
+    return values / values.square().mean(dim=-1, keepdim=True).sqrt()
+
+
 @torch.no_grad()
 def test_the_teacher_is_that_of_the_equations() -> None:
     """Nodes that are not there are not even made; those that are, from their words alone."""
@@ -120,7 +124,7 @@ def test_the_teacher_is_that_of_the_equations() -> None:
         linked = {(graph.nodes[edge.verb], graph.nodes[edge.argument]) for edge in graph.edges}
         links = torch.tensor([[(verb, noun) in linked for noun in nouns] for verb in verbs])
         fine = sentence * mean_phrase(model.tree, sentence, *made, links)
-        expected = model.fusion(normalize(moments[number] * model.phrases(fine), dim=1)).squeeze(1)
+        expected = model.fusion(unit_rms(moments[number] * model.phrases(unit_rms(fine)))).squeeze(1)
         torch.testing.assert_close(ours[number], expected, atol=1e-5, rtol=1e-5)
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from small_stores import contents, write_store
 from train import TrainError
 from train.grounding import moments as module
 from train.grounding.metrics import interval_iou
@@ -155,6 +156,18 @@ def test_a_new_index_takes_the_place_of_the_old_one_only_when_it_is_whole(tmp_pa
     assert MomentIndex(path).videos == ("a",) and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_shard_of_features_is_no_index_and_is_left_alone(tmp_path: Path) -> None:
+    """It has a complete.json as well."""
+    write_store(tmp_path / "corpus.zarr")
+    shard = next((tmp_path / "corpus.zarr").rglob("complete.json")).parent
+    before = contents(tmp_path)
+    with pytest.raises(TrainError, match="holds other things"):
+        write(shard, embed(1))
+    assert contents(tmp_path) == before
+    with pytest.raises(TrainError, match="is no index of moments, but something else"):
+        MomentIndex(shard)
+
+
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(TrainError, match="holds other things"):
@@ -231,6 +244,38 @@ def test_a_query_that_cannot_be_scored_is_refused(tmp_path: Path, query: Tensor)
     write(tmp_path / "moments.zarr", embed(1))
     with pytest.raises(TrainError, match="a query must be 6 finite numbers"):
         MomentIndex(tmp_path / "moments.zarr").search(query)
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(among=st.sets(st.integers(0, 19), min_size=1), seed=st.integers(0, 99), top_k=st.integers(1, 40))
+def test_a_search_among_some_videos_is_that_of_a_corpus_of_them(
+    tmp_path_factory: pytest.TempPathFactory, among: set[int], seed: int, top_k: int
+) -> None:
+    path, embeddings, query = tmp_path_factory.mktemp("index") / "moments.zarr", embed(20), noise(DIM, seed=seed)
+    write(path, embeddings)
+    found = MomentIndex(path).search(query, top_k, 0.5, {f"video{number}" for number in among} | {"elsewhere"})
+    everywhere = brute_force(embeddings, query, 20 * len(MAP.cells), 0.5)
+    assert_same(found, [hit for hit in everywhere if int(hit.video.removeprefix("video")) in among][:top_k])
+
+
+def test_a_search_among_unknown_videos_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "moments.zarr", embed(1))
+    with pytest.raises(TrainError, match="holds none of the videos to look among"):
+        MomentIndex(tmp_path / "moments.zarr").search(noise(DIM), among={"elsewhere"})
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_the_pieces_of_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 7 * DIM * 2)  # 7 rows
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        embeddings, query = embed(12), noise(DIM, seed=1)
+        write(tmp_path / "moments.zarr", embeddings)
+        assert_same(MomentIndex(tmp_path / "moments.zarr").search(query, 9), brute_force(embeddings, query, 9, 0.5))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_faiss_finds_the_same(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from extractors import Clips, Expert, Network, find_experts, load_expert
 from pipeline.extraction import extract
 from pipeline.sampling import Ended, Request, sample_video
 from pipeline.tuning import keep_freed_memory
+from pipeline.worker import CPU_BATCH, CPU_CLIPS, default_decoders, torch_settings
 
 LIMIT = 0.15
 UNDISTURBED = 0.85  # of the processors asked for

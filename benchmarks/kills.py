@@ -104,22 +104,28 @@ def processes(run: psutil.Process) -> dict[str, list[psutil.Process]]:
     return found
 
 
-def kill_once(run: subprocess.Popen[bytes], store: Path, moments: random.Random, longest: float) -> str | None:
-    """Kill a process of a run while it works, and say which kind; None if the run ended first."""
-    while not list(store.glob(".run/leases/*")):
+def kill_once(run: subprocess.Popen[bytes], count: Path, moments: random.Random, longest: float) -> str | None:
+    """Kill a process of a run once it works, and say which kind; None if the run ended first."""
+    before = size(count)
+    while size(count) == before:
         if run.poll() is not None:
             return None
-        time.sleep(0.01)
+        time.sleep(0.005)
     time.sleep(moments.uniform(0, longest))
-    if run.poll() is not None:
-        return None
     try:
         there = {kind: some for kind, some in processes(psutil.Process(run.pid)).items() if some}
         kind = moments.choice(sorted(there))
         moments.choice(there[kind]).kill()
     except psutil.Error:
         return None
+    if kind == "caller":
+        run.wait()
     return kind
+
+
+def size(count: Path) -> int:
+    """How many frames were prepared so far."""
+    return count.stat().st_size if count.exists() else 0
 
 
 def main(kills: int = 100, videos: int = 48, shard_videos: int = 4, workers: int = 0, seed: int = 0) -> None:
@@ -134,27 +140,30 @@ def main(kills: int = 100, videos: int = 48, shard_videos: int = 4, workers: int
             words = [str(manifest), str(store), str(shard_videos), str(workers)]
             return subprocess.Popen([sys.executable, "-c", RUN, *words], env=environment, stderr=subprocess.DEVNULL)
 
-        began, unbroken = time.monotonic(), folder / "unbroken.zarr"
-        assert begin(unbroken).wait() == 0
-        whole, frames, truth = time.monotonic() - began, count.stat().st_size, arrays_of(unbroken)
+        unbroken, run = folder / "unbroken.zarr", begin(folder / "unbroken.zarr")
+        while not size(count):
+            time.sleep(0.005)
+        began = time.monotonic()
+        assert run.wait() == 0
+        whole, frames, truth = time.monotonic() - began, size(count), arrays_of(unbroken)
         shard_frames = frames * shard_videos / videos
         kinds, sound = Counter[str](), True
         again: list[float] = []  # shards' worth of frames that were prepared again, a kill, of each store
         while kinds.total() < kills:
             store = folder / f"killed{len(again)}.zarr"
-            count.unlink()
+            count.unlink(missing_ok=True)
             before = kinds.total()
             while True:
                 run = begin(store)
                 while run.poll() is None and kinds.total() < kills:
-                    kind = kill_once(run, store, moments, longest=min(2.0, whole / 4))
+                    kind = kill_once(run, count, moments, whole)
                     kinds.update([kind] if kind else [])
                 if run.wait() == 0:
                     break
             sound &= arrays_of(store) == truth and verify(store).damaged == ()
             sound &= list(FeatureStore(store)["counting"]) == list(FeatureStore(unbroken)["counting"])
             killed = max(1, kinds.total() - before)
-            again.append((count.stat().st_size - frames) / shard_frames / killed)
+            again.append((size(count) - frames) / shard_frames / killed)
             print(f"{kinds.total()} kills, {len(again)} stores, {again[-1]:.2f} shards again a kill", flush=True)
     table(
         [

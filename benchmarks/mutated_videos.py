@@ -15,6 +15,7 @@ fifty a valid file of huge pictures stands in, and one in twenty keeps its bytes
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -227,6 +228,18 @@ def _first_pixel(frame: Any) -> Any:
     return torch.from_numpy(frame[:1, :1].copy())
 
 
+def unexplained_deaths(store: Path) -> list[str]:
+    """Processes that died, and nobody knows of which video; how many died of one is printed."""
+    log = [json.loads(line) for line in (store / ".run/log.jsonl").read_text().splitlines()]
+    deaths = [event for event in log if event["event"] == "process_died"]
+    print(
+        f"\n{len(deaths)} processes died of a video",
+        *(f"  {event['video']}: {event['why']}" for event in deaths),
+        sep="\n",
+    )
+    return [f"a process died, of no video: {event['why']}" for event in deaths if not event["video"]]
+
+
 def measure(sources: list[Path], folder: Path, experts: str, decoder: str, count: int, seed: int) -> list[str]:
     """Do all that the claim says, print what was found, and return what breaks the claim."""
     (folder / "spoilt").mkdir()
@@ -251,6 +264,7 @@ def measure(sources: list[Path], folder: Path, experts: str, decoder: str, count
     checked = reelcache("verify", str(folder / "all.zarr"), temporary=temporary)
     faults = [*outcome.faults, *leftovers(folder / "good.zarr", folder / "all.zarr", temporary)]
     faults += differences(FeatureStore(folder / "good.zarr"), store, [video.id for video in good])
+    faults += unexplained_deaths(folder / "all.zarr")
     faults += [f"verify ended with {checked.code}: {checked.printed}"] if checked.code else []
     faults += [f"{run.memory:.2f} GB of memory"] if run.memory > MEMORY else []
     show(outcome)

@@ -37,6 +37,7 @@ from measure import table, verdict
 from data_manifests import Manifest
 from feature_store import ExpertWriter, ShardRecord, StoreWriter, VideoStatus
 from feature_store.layout import COMPLETE, digest_of, dump_record, load_record, node_name, shard_name
+from feature_store.writer import complete_shards
 
 EXPERTS = {"clip": 512, "densenet161": 2208, "i3d": 1024, "ocr": 300, "s3d": 1024, "scene": 365, "vggish": 128}
 SHARD_VIDEOS = 64
@@ -141,7 +142,9 @@ def resuming(manifest: str, store: str) -> None:
     """Planning, and what is left to do."""
     rows, writer = Manifest(manifest), StoreWriter(store)
     plan = writer.plan(len(rows), SHARD_VIDEOS, rows.digest)
-    done = set.intersection(*(expert.done() for expert in add_experts(writer)))
+    done = set.intersection(
+        *({shard for shard, _ in complete_shards(writer.place, expert.node)} for expert in add_experts(writer))
+    )
     assert 0 < len(done) <= len(plan)
 
 

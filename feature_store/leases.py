@@ -27,7 +27,11 @@ from feature_store.places import RUN, Place
 HOLDERS, LEASES = f"{RUN}/holders", f"{RUN}/leases"
 BEAT = 10.0  # seconds
 STALE = 180.0  # seconds; clients of NFS may see a file as it was a minute ago
+FORGOTTEN = 3600.0  # seconds of silence after which what a process left is removed
 POLL = 0.2  # seconds between two tries of who waits
+
+
+_HOLDER = re.compile(r"[A-Za-z0-9.-]+-\d+-[0-9a-f]{8}")
 
 
 def new_holder() -> str:
@@ -109,15 +113,23 @@ class Leases:
     def clear(self) -> None:
         """Remove what processes have left here that ended without leaving."""
         left = [name.removesuffix(".json") for name in self.place.children(HOLDERS) if name.endswith(".json")]
-        dead = [holder for holder in left if holder != self.holder and self.dead(holder)]
+        # What lies in a store may be anybody's: only what is a name of ours is made a path.
+        others = [holder for holder in left if _HOLDER.fullmatch(holder) and holder != self.holder]
+        dead = [holder for holder in others if self.dead(holder)]
         if dead:
             for name in self.place.children(LEASES):
                 what, _, generation = name.rpartition("-")
                 if generation.isdigit() and self._read(what, int(generation)) in dead:
                     self.place.remove(f"{LEASES}/{name}")
         for holder in dead:
+            if not self._gone(holder):
+                continue  # it may only sleep, and go on with what lies in its scratch
             self.place.clear_scratch(holder)
             self.place.remove(_heartbeat(holder))
+
+    def _gone(self, holder: str) -> bool:
+        content, since = self._seen[holder]
+        return _ended_here(content) or time.monotonic() - since >= max(self._stale, FORGOTTEN)
 
     def _generations(self, what: str) -> list[int]:
         found = (name.rpartition("-") for name in self.place.children(LEASES))

@@ -146,10 +146,6 @@ class ExpertWriter:
         self.has_records = bool(identity.get("records"))
         self.provenance = digest_of(identity)
 
-    def done(self) -> set[int]:
-        """The shards that have a complete.json; whether it is sound and of this provenance `complete` tells."""
-        return {number for number, _ in complete_shards(self.place, self.node)}
-
     def complete(self, shard: int) -> ShardRecord | None:
         """The record of a shard that is done under this provenance, else None."""
         name = f"{self.node}/{shard_name(shard)}/{COMPLETE}"

@@ -7,6 +7,7 @@ networks are loaded once, and Dask's own worker does not die of a video.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import signal
 import threading
@@ -18,6 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import dask
+from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, get_worker
+
 from pipeline.errors import ExtractError, WorkerLost
 from pipeline.executors import Hands, give_out, given_ahead
 from pipeline.guard import Guard
@@ -25,13 +29,11 @@ from pipeline.messages import Ready
 from pipeline.work import Assignment, Outcome, Work
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from pipeline.worker import Job
 
 MOST_GIVEN = 2000  # shards that the scheduler knows of at once
 LOOK = 5.0  # seconds between looks at how large the cluster is
-LOSSES = 20  # deaths of Dask's workers over one shard that end the run
+LOSSES = 20  # workers that Dask may lose over a shard before it gives it up, and times that it may, before the run ends
 PATIENCE = 60  # seconds until the scheduler must have answered
 SETTINGS = {
     "distributed.scheduler.allowed-failures": LOSSES,  # a shard whose worker died is no worse than others
@@ -74,7 +76,10 @@ class Cluster:
         self._client, self._packed = client, packed
         self._looked, self._most = 0.0, 1
         self._losses: Counter[int] = Counter()
-        ready: Ready = client.submit(make_ready, packed, pure=False).result()
+        try:
+            ready: Ready = client.submit(make_ready, packed, pure=False).result()
+        except (KilledWorker, CancelledError) as error:
+            raise WorkerLost(f"no worker of the cluster came as far as loading the networks: {error}") from error
         processes = len(client.nthreads())
         self.ready = replace(ready, decoders=ready.decoders * processes, processes=processes)
 
@@ -89,19 +94,17 @@ class Cluster:
     def _at_once(self) -> int:
         """Workers may come and go while the run goes on."""
         if time.monotonic() - self._looked > LOOK:
-            self._most = min(MOST_GIVEN, 2 * max(1, sum(self._client.nthreads().values())))
+            self._most = min(MOST_GIVEN, max(1, sum(self._client.nthreads().values())))
             self._looked = time.monotonic()
         return self._most
 
     def _again(self, assignment: Assignment, error: BaseException) -> bool:
         """Dask gives a task up when some workers have died over it; it is not to blame for what else they did."""
-        from distributed import KilledWorker
-
         if isinstance(error, CancelledError):
             raise WorkerLost("the cluster is gone; what is written stays, and the same command goes on") from error
         self._losses[assignment.shard] += isinstance(error, KilledWorker)
         if self._losses[assignment.shard] >= LOSSES:
-            raise WorkerLost(f"workers died {LOSSES} times over shard {assignment.shard}: {error}") from error
+            raise WorkerLost(f"Dask gave up {LOSSES} times shard {assignment.shard}: {error}") from error
         return isinstance(error, KilledWorker)
 
 
@@ -125,8 +128,6 @@ def do_shard(packed: Packed, assignment: Assignment) -> Outcome:
 
 def _guard(packed: Packed) -> Guard:
     """The process that works for a run on this worker."""
-    from distributed import get_worker
-
     with _lock:
         if packed.run not in _guards:
             name = get_worker().name  # of workers that were begun here, a number
@@ -143,10 +144,12 @@ def _close(run: str, at_once: bool) -> None:
         guard.close()
 
 
-def _settle() -> None:
+class Settled(WorkerPlugin):
     """Ctrl-C reaches all processes of a terminal, but is for the one that began the others; so is what is told."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+
+    def setup(self, worker: Worker) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
 def _forget(client: Client, run: str, at_once: bool) -> None:
@@ -156,8 +159,6 @@ def _forget(client: Client, run: str, at_once: bool) -> None:
 
 @contextmanager
 def _joined(scheduler: str) -> Iterator[Client]:
-    from distributed import Client
-
     try:
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -168,19 +169,16 @@ def _joined(scheduler: str) -> Iterator[Client]:
 
 @contextmanager
 def _begun(job: Job, workers: int) -> Iterator[Client]:
-    import dask
-    from distributed import Client, LocalCluster
-
     with (
         dask.config.set(SETTINGS),
         LocalCluster(
             n_workers=workers,
-            threads_per_worker=given_ahead(job.decoders or 1, job.shard_videos),
+            threads_per_worker=given_ahead(job.decoders or (os.cpu_count() or 1) // workers, job.shard_videos),
             memory_limit=0,  # features are not in its hands
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        client.run(_settle)
+        client.register_plugin(Settled())  # also of workers that come in place of others
         yield client

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from extractors import Finder, Finding, Network, Sampling, TimedSample, Watch
 from feature_store import VideoStatus
+from feature_store.places import is_url
 from pipeline.flights import Flights, late_reason
 from pipeline.meter import Meter
 from pipeline.reach import check_reachable
@@ -31,6 +32,7 @@ from pipeline.shards import Rows, ShardTask
 SHARDS_AHEAD = 3  # shards begun and not yet written, beside the one each decoding thread may be at
 SAMPLES_WAITING = 8  # a decoding thread, between decoding and the network
 BLOCKS_WAITING = 32  # batches of features, between the network and the writer
+FETCHING = 3600.0  # seconds more that a video may take which is to be fetched first
 POLL = 0.2  # seconds between looks at whether the run was stopped
 
 T = TypeVar("T")
@@ -72,7 +74,10 @@ class Stopped(Exception):
 
 
 class Engine:
-    """Runs shard tasks through the stages. `finish` is called, in the writing thread, with each that is ready."""
+    """Runs shard tasks through the stages. `finish` is called, in the writing thread, with each that is ready.
+
+    With `one_by_one` a video's rows are computed before its thread begins another one.
+    """
 
     def __init__(
         self,
@@ -82,15 +87,18 @@ class Engine:
         precision: str,
         decoders: int,
         decoder: str,
+        one_by_one: bool,
         finish: Callable[[ShardTask], None],
         meter: Meter,
         flights: Flights,
     ) -> None:
         self._experts = {expert.name: expert for expert in experts}
         self._device, self._autocast = device, PRECISIONS[precision]
-        self._decoders, self._decoder = decoders, decoder
+        self._decoders, self._decoder, self._one_by_one = decoders, decoder, one_by_one
         self._finish, self._meter, self._flights = finish, meter, flights
-        self._heard: queue.Queue[Heard | ShardTask | BaseException | None] = queue.Queue(decoders * SAMPLES_WAITING)
+        self._heard: queue.Queue[Heard | ShardTask | threading.Event | BaseException | None] = queue.Queue(
+            decoders * SAMPLES_WAITING
+        )
         self._to_write: queue.Queue[tuple[ShardTask, Rows] | ShardTask | None] = queue.Queue(BLOCKS_WAITING)
         self._stop = threading.Event()
         self._slots = threading.Semaphore(decoders + SHARDS_AHEAD)
@@ -155,7 +163,8 @@ class Engine:
         requests = {name: self._request(self._experts[name]) for name in task.wanted(number)}
         seconds = 0.0
         items = sample_video(video, requests, self._decoder)
-        with self._flights.at(task.shard, number, video.id) as flight, closing(items):
+        fetching = FETCHING if is_url(video.path) else 0.0
+        with self._flights.at(task.shard, number, video.id, fetching) as flight, closing(items):
             while True:
                 with flight.working(), self._meter.at_work("decoding"):
                     item = next(items, None)
@@ -171,10 +180,19 @@ class Engine:
                 self._put(self._heard, Heard(task, number, item))
                 if self._flights.late(flight):
                     break
+            if self._one_by_one:
+                self._await_rows()
         late = VideoStatus(video.id, "failed", stage="decode", reason=late_reason(self._flights.limit))
         for expert in requests:  # those that have not ended
             self._put(self._heard, Heard(task, number, Ended(expert, late)))
         self._meter.count_sampled(seconds)
+
+    def _await_rows(self) -> None:
+        out = threading.Event()
+        self._put(self._heard, out)
+        while not out.wait(POLL):
+            if self._stop.is_set():
+                raise Stopped
 
     def _request(self, expert: RunningExpert) -> Request:
         return Request(expert.samples, lambda frame: expert.network.prepare(frame, self._device))
@@ -195,6 +213,9 @@ class Engine:
                 raise heard
             elif isinstance(heard, ShardTask):
                 self._complete(heard)
+            elif isinstance(heard, threading.Event):
+                self._flush(self._experts)
+                heard.set()
             elif isinstance(heard.item, Ended):
                 heard.task.end(heard.item.expert, heard.number, self._end(heard, heard.item))
                 if heard.task.ended:
@@ -277,11 +298,15 @@ class Engine:
 
     def _complete(self, task: ShardTask) -> None:
         """All of a shard is sampled: compute what still waits for a full batch, and have it written."""
-        for name in task.writers:
+        self._flush(task.writers)
+        self._put(self._to_write, task)
+
+    def _flush(self, experts: Iterable[str]) -> None:
+        """Compute what waits for a full batch."""
+        for name in experts:
             if self._waiting[name]:
                 self._forward(name)
         self._deliver(leave=0)
-        self._put(self._to_write, task)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, self._autocast) if self._autocast else nullcontext()

@@ -39,7 +39,7 @@ class Line:
         self._assignments: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
         job = pickle.loads(connection.recv_bytes())  # made by the process that started this one
         place: Place = connection.recv()
-        self.job = replace(job, lane=place.lane, decoders=1 if place.alone else job.decoders)
+        self.job = replace(job, lane=place.lane, alone=place.alone)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def tell(self, message: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -106,7 +106,11 @@ def give_out(
             time.sleep(POLL)
         for future in wait(given, POLL, FIRST_COMPLETED).done:
             assignment = given.pop(future)
-            error = future.exception()
+            error: BaseException | None
+            try:
+                error = future.exception()
+            except CancelledError as cancelled:
+                error = cancelled
             if error is None:
                 work.finish(future.result())
             elif again(assignment, error):

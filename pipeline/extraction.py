@@ -8,15 +8,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from data_manifests import Manifest
 from extractors import Expert, find_experts
-from feature_store import ShardPlan, StoreError, StoreWriter
-from feature_store.layout import COMPLETE, node_name, parse_record, shard_name
+from feature_store import ShardPlan, StoreWriter
+from feature_store.layout import COMPLETE, node_name, shard_name
 from feature_store.leases import Leases, new_holder
 from feature_store.places import RUN, LocalPlace, is_url
 from feature_store.writer import DTYPES, NoMetadata, complete_shards, read_plan
@@ -27,13 +30,14 @@ from pipeline.meter import Meter
 from pipeline.run_log import Listener, RunLog
 from pipeline.sampling import DECODERS
 from pipeline.work import Outcome, Work
-from pipeline.worker import Job, failed_videos
+from pipeline.worker import Job
 
 __all__ = ["ExtractError", "Summary", "extract"]
 
 SHARD_VIDEOS = 64
 TIME_LIMIT = 600.0  # seconds a video
 LOG = "log.jsonl"
+READERS = 16  # records read at once
 
 Show = Callable[[Meter, int, int, int], AbstractContextManager[Any]]
 
@@ -166,6 +170,8 @@ def extract(
                 shards=len(todo), videos=work.videos, dashboard=dashboard, **settings,
             )  # fmt: skip
             _run(hands, work, account, show, meter)
+    if work.left:
+        raise KeyboardInterrupt
     tally = meter.tally
     return Summary(
         videos=tally.videos,
@@ -192,8 +198,12 @@ class Account:
     def __init__(self, log: RunLog, meter: Meter) -> None:
         self.log, self._meter = log, meter
         self.deaths = self.elsewhere = 0
+        self._held: dict[int, str] = {}  # shards and by whom, as was told
 
     def heard(self, outcome: Outcome) -> None:
+        if outcome.state == "held" and self._held.get(outcome.shard) == outcome.by and not outcome.deaths:
+            return
+        self._held[outcome.shard] = outcome.by
         self.deaths += len(outcome.deaths)
         self.elsewhere += outcome.state == "complete"
         if outcome.tally:
@@ -202,7 +212,7 @@ class Account:
 
 
 def _run(hands: Hands, work: Work, account: Account, show: Show | None, meter: Meter) -> None:
-    """Do the work, with what is told of its beginning and end. Raises KeyboardInterrupt if it was cut short."""
+    """Do the work, or as much of it as Ctrl-C leaves, with what is told of its beginning and end."""
     shards = work.left
     try:
         with (
@@ -212,11 +222,12 @@ def _run(hands: Hands, work: Work, account: Account, show: Show | None, meter: M
             hands.run(work)
     except BaseException as error:
         reason = str(error) or type(error).__name__
-        account.log.tell("run_failed", shards_left=work.left, reason=reason)
+        with suppress(OSError):  # of a full disk, perhaps, which is then the reason
+            account.log.tell("run_failed", shards_left=work.left, reason=reason)
         raise
     if work.left:
         account.log.tell("run_stopped", shards_left=work.left)
-        raise KeyboardInterrupt
+        return
     tally = meter.tally
     account.log.tell(
         "run_ended", shards=tally.shards, videos=tally.videos, statuses=dict(tally.statuses), rows=dict(tally.rows)
@@ -291,11 +302,14 @@ def _planned(writer: StoreWriter) -> int:
 
 
 def _unfinished(writer: StoreWriter, plan: ShardPlan, experts: Sequence[str], retry_failed: bool) -> list[int]:
-    """The shards with something to do, told by what is there; whether that is sound is seen when they come up."""
+    """The shards with something to do, told by what is there; whether that is sound only `verify` sees."""
     done = [{shard for shard, _ in complete_shards(writer.place, node_name(expert))} for expert in experts]
     complete = set.intersection(*done)
     if retry_failed:
-        complete -= {shard for shard in complete if any(_has_failed(writer, expert, shard) for expert in experts)}
+        shards = sorted(complete)
+        with ThreadPoolExecutor(READERS) as pool:
+            failed = pool.map(lambda shard: any(_has_failed(writer, expert, shard) for expert in experts), shards)
+            complete -= {shard for shard, has in zip(shards, failed, strict=True) if has}
     return [shard for shard in range(len(plan)) if shard not in complete]
 
 
@@ -303,8 +317,8 @@ def _has_failed(writer: StoreWriter, expert: str, shard: int) -> bool:
     """Whether a video of a shard failed, or its record cannot be read."""
     name = f"{node_name(expert)}/{shard_name(shard)}/{COMPLETE}"
     try:
-        return bool(failed_videos(parse_record(writer.place.read(name), name)))
-    except StoreError:
+        return any(video["status"] == "failed" for video in from_json(writer.place.read(name))["videos"])
+    except (ValueError, KeyError, TypeError):
         return True
 
 

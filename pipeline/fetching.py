@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from feature_store import StoreError
@@ -15,6 +17,7 @@ from pipeline.media import MediaError
 
 REFUSED = {"AccessDenied", "AllAccessDisabled", "403", "InvalidObjectState"}  # answers about an object, not a user
 KEY_BYTES = 1024  # of an object's key, at most
+PREFIX, LOCK = "reelcache-video-", "lock"  # of folders with copies, which are for this user alone, and in them
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{1,254}")  # with "@", as Azure has it
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")  # by which FFmpeg tells some formats
 
@@ -34,11 +37,21 @@ def local_file(path: str) -> Iterator[str]:
         yield path
         return
     check_url(path)
-    with tempfile.TemporaryDirectory(prefix="reelcache-") as folder:  # for this user alone
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, open(Path(folder) / LOCK, "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         suffix = os.path.splitext(path)[1]
         copy = Path(folder) / f"video{suffix if _SUFFIX.fullmatch(suffix) else ''}"
         _fetch(path, copy)
         yield str(copy)
+
+
+def sweep() -> None:
+    """Remove the copies of processes of this user that were killed: nobody holds the locks of those any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        # Others' folders are left: another user's, one that is being used or made, one that somebody just removes.
+        with suppress(OSError), open(folder / LOCK, "r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
 
 
 def check_url(url: str) -> None:

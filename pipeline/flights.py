@@ -19,6 +19,7 @@ class Flight:
     number: int
     video: str
     thread: int
+    fetching: float = 0.0  # seconds that it may take beside
     work: float = 0.0  # seconds
     reached: float = 0.0  # seconds of the video
 
@@ -36,9 +37,9 @@ class Flights:
         self._under_way: dict[int, Progress] = {}
 
     @contextmanager
-    def at(self, shard: int, number: int, video: str) -> Iterator[Progress]:
-        """This thread is at a video within."""
-        progress = Progress(Flight(shard, number, video, threading.get_ident()))
+    def at(self, shard: int, number: int, video: str, fetching: float = 0.0) -> Iterator[Progress]:
+        """This thread is at a video within, which may take `fetching` seconds more than others."""
+        progress = Progress(Flight(shard, number, video, threading.get_ident(), fetching))
         self._under_way[progress.flight.thread] = progress
         self._tell(progress.flight, True)
         try:
@@ -81,7 +82,7 @@ class Progress:
 
 def is_late(flight: Flight, limit: float) -> bool:
     """Whether a video takes longer than `limit` seconds, and SLOWEST times as long as what was seen of it lasts."""
-    return flight.work > limit + SLOWEST * flight.reached
+    return flight.work > limit + flight.fetching + SLOWEST * flight.reached
 
 
 def late_reason(limit: float) -> str:

@@ -37,7 +37,9 @@ IDLE = 300.0  # seconds without work after which the process is let go
 UNEXPLAINED, OUTSIDE, ANY = 3, 20, 60  # deaths with no shard done between them that end the run
 LOOK = 0.5  # seconds between looks at how long videos take
 ENGINE = [sys.executable, "-m", "pipeline.engine_process"]
-OUTSIDE_SIGNALS = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+STARVED = 8  # videos for which the kernel killed for want of memory, with no sound shard between, that end the run
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS}
+NO_MEMORY = "the kernel killed it for want of memory"
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Process:
     oom_kills: int
     heard: float  # when it last gave a pulse
     handling: dict[int, Flight]  # thread -> the video in its hands
-    late: Flight | None = None
+    late: Flight | None = None  # the video for which it was killed
+    still: bool = False  # was killed since it gave no pulse, nobody knows at which video
     ready: bool = False
     ending: bool = False  # was told that no more will come
 
@@ -70,6 +73,7 @@ class Guard:
         self._waiting: dict[int, tuple[Assignment, Future[Outcome]]] = {}
         self._careful: set[int] = set()  # shards that are to be done one video at a time
         self._blamed: Counter[tuple[int, int]] = Counter()
+        self._starved: set[tuple[int, int]] = set()
         self._left_out: dict[int, dict[int, str]] = defaultdict(dict)
         self._untold: list[Death] = []
         self._tally = Tally()  # of what no outcome has told yet
@@ -149,6 +153,16 @@ class Guard:
     # The thread that watches.
 
     def _watch(self) -> None:
+        try:
+            self._keep_at_work()
+        except BaseException as error:  # whatever it is: who waits must not wait for ever
+            with self._change:
+                if self._process:
+                    self._process.popen.kill()
+                    self._process.popen.wait()
+                self._fail(error)
+
+    def _keep_at_work(self) -> None:
         alone = False
         while True:
             with self._change:
@@ -164,10 +178,7 @@ class Guard:
             code = self._attend(process)
             with self._change:
                 self._process = None
-                try:
-                    alone = self._ended(process, code)
-                except WorkerLost as error:
-                    return self._fail(error)
+                alone = self._ended(process, code)
 
     def _attend(self, process: Process) -> int:
         """Hear what a process says until it ends: its exit code."""
@@ -211,8 +222,9 @@ class Guard:
             self._count(outcome.tally)
         tally, self._tally = self._tally, Tally()
         outcome = replace(outcome, tally=None if self._counted else tally)
-        if outcome.state == "written":
+        if outcome.state == "written" and 2 * len(self._left_out[outcome.shard]) <= outcome.videos:
             self._unexplained = self._outside = self._died = 0
+            self._starved.clear()
         self._careful.discard(outcome.shard)
         self._used = time.monotonic()
         future.set_result(replace(outcome, deaths=deaths))
@@ -228,11 +240,14 @@ class Guard:
     def _look(self, process: Process) -> None:
         """Kill a process that a video holds for too long, and let one go that has nothing to do."""
         now = time.monotonic()
-        silence = now - process.heard
+        silence = now - process.heard if now - process.heard > SILENCE else 0.0
         for flight in process.handling.values():
-            silent = silence if silence > SILENCE else 0.0
-            if is_late(replace(flight, work=flight.work + silent), self._limit + GRACE) and not process.late:
-                process.late = flight
+            if process.late or process.still:
+                break
+            if is_late(replace(flight, work=flight.work + silence), self._limit + GRACE):
+                if not silence or len(process.handling) == 1:
+                    process.late = flight
+                process.still = not process.late
                 process.popen.kill()
         if process.ready and not self._waiting and now - self._used > IDLE:
             self._end(process)
@@ -264,6 +279,11 @@ class Guard:
         if culprits:
             for flight in culprits:
                 self._blamed[flight.key] += 1
+                self._starved |= {flight.key} if why == NO_MEMORY else set()
+                if len(self._starved) >= STARVED:
+                    raise WorkerLost(
+                        f"{why}, at {STARVED} videos one after another: give it more, or less to do at once"
+                    )
                 left_out = self._blamed[flight.key] >= LIVES
                 if left_out:
                     self._leave_out(flight, f"it ended the process that decoded it {LIVES} times: {why}")
@@ -281,23 +301,22 @@ class Guard:
 
     def _why(self, process: Process, code: int) -> tuple[str, bool]:
         """How a process ended, in words, and whether that came from outside."""
+        if process.still:
+            return "it stood still, and was killed", False
         if code >= 0:
             return f"it ended by itself with exit code {code}", False
-        name = signal.Signals(-code).name
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if -code == signal.SIGKILL and _oom_kills() > process.oom_kills:
-            return "the kernel killed it for want of memory", False
-        if -code in OUTSIDE_SIGNALS:
-            return f"it was killed from outside ({name})", True
-        return f"it crashed ({name})", False
+            return NO_MEMORY, False
+        return (f"it crashed ({name})", False) if -code in CRASHES else (f"it was killed from outside ({name})", True)
 
     def _culprits(self, process: Process, note: str) -> list[Flight]:
-        """The videos to blame for a crash: that of the thread which crashed, or all that were in hand if alone."""
+        """The videos to blame for a crash: that of the thread which crashed, or the one in hand if alone."""
         crashed = re.search(r"Current thread 0x([0-9a-f]+)", note)
-        if crashed:  # else it was in a thread of a library's own
-            flight = process.handling.get(int(crashed[1], 16))
-            return [flight] if flight else []
-        videos = {flight.key: flight for flight in process.handling.values()}
-        return list(videos.values()) if process.alone or len(videos) == 1 else []
+        if crashed and (flight := process.handling.get(int(crashed[1], 16))):
+            return [flight]
+        # In another thread it was, of the networks or of a library: alone, one video is in hand until its rows are out.
+        return list({flight.key: flight for flight in process.handling.values()}.values()) if process.alone else []
 
     def _leave_out(self, flight: Flight, reason: str) -> None:
         self._left_out[flight.shard][flight.number] = reason

@@ -34,20 +34,25 @@ def check_reachable(path: str) -> None:
 
 
 def check_folders(videos: Iterable[Video]) -> None:
-    """Raise FileNotFoundError if not one of the folders is there in which these videos should be.
+    """Raise FileNotFoundError if all folders in which these videos should be are missing, or empty.
 
     A video that is missing is that video's failure; but a disk that is not mounted would make failures of all.
     """
     folders = sorted({os.path.dirname(video.path) for video in videos if "://" not in video.path})
     if folders and not any(map(_there, folders)):
-        reason = "no folder of these videos is there: is a disk not mounted, or is the manifest of another machine?"
+        reason = (
+            "nothing is where these videos should be: is a disk not mounted, or is the manifest of another machine?"
+        )
         raise FileNotFoundError(errno.ENOENT, reason, folders[0])
 
 
 def _there(folder: str) -> bool:
     try:
-        return os.path.isdir(folder)
-    except ValueError:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):  # one that may not be listed, or with a NUL
         return True
 
 

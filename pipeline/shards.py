@@ -75,6 +75,11 @@ class ShardTask:
         self._statuses[expert, number] = status
 
     @property
+    def missing_files(self) -> bool:
+        """Some video could not even be opened."""
+        return any(status.stage == "open" for status in self._statuses.values())
+
+    @property
     def ended(self) -> bool:
         """Every video has been sampled for every expert."""
         return len(self._statuses) == len(self.videos) * len(self.writers)
@@ -94,6 +99,11 @@ class ShardTask:
             {expert: statuses[expert][number] for expert in self._new(number)} for number in range(len(self.videos))
         )
         return [video for video in done if video]
+
+    def give_up(self) -> None:
+        """Forget all rows."""
+        for writer in self.writers.values():
+            writer.give_up()
 
     def _status(self, expert: str, number: int) -> VideoStatus:
         status = self._statuses[expert, number]

@@ -22,6 +22,7 @@ from feature_store.layout import shard_name
 from feature_store.leases import BEAT, Leases, new_holder
 from pipeline.engine import Engine, RunningExpert
 from pipeline.errors import ExtractError
+from pipeline.fetching import sweep
 from pipeline.flights import Flights
 from pipeline.messages import Ready
 from pipeline.meter import Meter
@@ -72,6 +73,7 @@ class Job:
     time_limit: float  # seconds
     sharers: int = 1
     lane: int = 0
+    alone: bool = False  # one video at a time is decoded, and its rows are out before the next
 
 
 class Worker:
@@ -84,7 +86,7 @@ class Worker:
         self._cores = max(1, _cores() // job.sharers)
         loaded = {name: load_expert(expert, job.weights, job.seed) for name, expert in job.experts}
         self.ready = Ready(
-            job.decoders or default_decoders(self._device, self._cores),
+            1 if job.alone else job.decoders or default_decoders(self._device, self._cores),
             {
                 name: (provenance(expert, loaded[name], job.precision, job.dtype), _about(expert))
                 for name, expert in job.experts
@@ -103,6 +105,7 @@ class Worker:
     def run(self, assignments: Iterable[Assignment | None], tell: Callable[[Outcome], None]) -> None:
         """Do the shards that are assigned and not yet done, and tell what came of each."""
         holder = new_holder()
+        sweep()
         with StoreWriter(self.job.store, holder) as store:
             part = Part(self, store, Leases(store.place, holder), tell)
             engine = Engine(
@@ -111,6 +114,7 @@ class Worker:
                 precision=self.job.precision,
                 decoders=self.ready.decoders,
                 decoder=self.job.decoder,
+                one_by_one=self.job.alone,
                 finish=part.finish,
                 meter=self._meter,
                 flights=self._flights,
@@ -194,9 +198,12 @@ class Part:
         """Write a shard of which all is there, unless another process has taken it meanwhile."""
         name = shard_name(task.shard)
         if not self._leases.holds(name):
+            task.give_up()
             self._taken.discard(task.shard)
             self._tell(Outcome(task.shard, "held", "another process, while this one stood still"))
             return
+        if task.missing_files:
+            check_folders(task.videos)  # before the failures are for good
         videos = task.finish(self._worker.run_info())
         self._worker.count(videos)
         self._give_back(task.shard)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import feature_store.leases
 from feature_store.leases import HOLDERS, LEASES, Leases, new_holder, read_holders
 from feature_store.places import LocalPlace
 
@@ -98,7 +99,7 @@ def test_only_one_takes_over_from_the_dead(place: LocalPlace) -> None:
     assert sum(one.holds("000004") for one in everyone) == 1
 
 
-def test_what_the_dead_left_is_cleared_and_nothing_else(place: LocalPlace) -> None:
+def test_what_the_dead_left_is_cleared_and_nothing_else(place: LocalPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     silent, alive = leases(place, **ELSEWHERE), leases(place)
     for one, shard in ((silent, "000005"), (alive, "000006")):
         one.take(shard)
@@ -110,8 +111,22 @@ def test_what_the_dead_left_is_cleared_and_nothing_else(place: LocalPlace) -> No
     alive.beat()
     other.clear()
     assert place.children(LEASES) == ["000006-0"]
+    assert (place.root / ".run/scratch" / silent.holder / "half").exists(), "it may wake up, and go on"
+    monkeypatch.setattr(feature_store.leases, "FORGOTTEN", 0.0)
+    alive.beat()
+    other.clear()
     assert {name for name, _ in read_holders(place)} == {alive.holder, other.holder}
     assert place.children(".run/scratch") == [alive.holder]
+
+
+@pytest.mark.parametrize("name", ["...json", ".json", "..json", "a/../..", "somebody.json"])
+def test_what_is_no_name_of_ours_never_becomes_a_path(name: str, place: LocalPlace) -> None:
+    (place.scratch("alive") / "half").write_bytes(b"of a shard")
+    (place.root / HOLDERS).mkdir(parents=True, exist_ok=True)
+    (place.root / HOLDERS / name.replace("/", "%2F")).write_text("{}")
+    mine = leases(place, stale=0.0)
+    mine.clear()
+    assert (place.root / ".run/scratch/alive/half").exists()
 
 
 def test_a_damaged_heartbeat_is_one_that_may_fall_silent(place: LocalPlace) -> None:

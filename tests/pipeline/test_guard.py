@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import subprocess
 import sys
@@ -92,6 +94,52 @@ def test_a_video_that_holds_its_process_for_too_long_is_left_out_at_once(
     assert deaths(outcomes) == [(f"{kind} 0.1", True)]
 
 
+def test_a_crash_in_a_thread_of_the_networks_is_traced_to_its_video() -> None:
+    with guarding(fails="in another thread", decoders=3) as guard:
+        outcomes = do(guard, shards(["good", "good", "crash"], ["good", "good"], ["good"]))
+    assert list(left_out(outcomes)) == ["crash 0.2"]
+    assert [video for video, _ in deaths(outcomes)] == [None, "crash 0.2", "crash 0.2"]
+
+
+def test_an_innocent_neighbour_of_a_video_that_stops_everything_is_not_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline.guard, "GRACE", 0.5)
+    monkeypatch.setattr(pipeline.guard, "SILENCE", 1.0)
+    with guarding(time_limit=5.0, decoders=2) as guard:
+        outcomes = do(guard, shards(["slow"], ["good", "hang"]))
+    assert list(left_out(outcomes)) == ["hang 1.1"]
+
+
+def test_too_little_memory_is_not_blamed_on_all_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    kills = iter(range(1000))
+    monkeypatch.setattr(pipeline.guard, "_oom_kills", lambda: next(kills))
+    monkeypatch.setattr(pipeline.guard, "STARVED", 3)
+    with guarding(decoders=1) as guard, pytest.raises(WorkerLost, match="for want of memory, at 3 videos"):
+        do(guard, shards(["killed"] * 8))
+
+
+def test_a_signal_without_a_name_ends_nothing() -> None:
+    with guarding() as guard, ThreadPoolExecutor(1) as pool:
+        future = pool.submit(guard.do, shards(["good"] * 5)[0])
+        guard.ready()
+        assert guard._process
+        os.kill(guard._process.popen.pid, 40)
+        assert future.result(60).deaths[0].why == "it was killed from outside (signal 40)"
+
+
+def test_a_process_that_cannot_be_begun_anew_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with guarding() as guard:
+        guard.ready()
+
+        def none_left(*arguments: object, **options: object) -> None:
+            raise OSError(errno.EAGAIN, "no more processes")
+
+        monkeypatch.setattr(subprocess, "Popen", none_left)
+        with pytest.raises(OSError, match="no more processes"):
+            do(guard, shards(["crash"]))
+
+
 def test_a_process_that_is_killed_from_outside_is_no_videos_fault() -> None:
     with guarding() as guard, ThreadPoolExecutor(2) as pool:
         for killed in range(3):
@@ -178,4 +226,4 @@ def test_tallies_of_all_its_lives_add_up() -> None:
     ("work", "reached", "late"), [(59, 0, False), (61, 0, True), (161, 10, True), (159, 10, False)]
 )
 def test_a_video_may_take_ten_times_its_length_and_the_limit(work: float, reached: float, late: bool) -> None:
-    assert is_late(Flight(0, 0, "v", 1, work, reached), 60.0) is late
+    assert is_late(Flight(0, 0, "v", 1, work=work, reached=reached), 60.0) is late

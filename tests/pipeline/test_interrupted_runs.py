@@ -93,6 +93,23 @@ def test_a_second_ctrl_c_stops_now(manifest: Path, tmp_path: Path, monkeypatch: 
     assert summarize(tmp_path / "s").experts["timm:test_resnet"].pending >= 5
 
 
+@pytest.mark.parametrize("cluster", [[], ["--workers", "1"]], ids=["watched", "on a cluster"])
+def test_ctrl_c_in_a_terminal_reaches_the_one_that_was_called(cluster: list[str], tmp_path: Path) -> None:
+    manifest = make_corpus(tmp_path, videos=16)
+    command = [sys.executable, "-m", "pipeline.cli", "extract", str(manifest), str(tmp_path / "s"), *cluster]
+    command += ["--experts", "timm:test_resnet", "--weights", "random", "--shard-videos", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not complete(tmp_path / "s"):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == 1, told
+    assert "stopping once the shards in flight are written" in told
+    assert "the same command goes on from here" in told and "Traceback" not in told
+    assert events(tmp_path / "s")[-1] == "run_stopped"
+    assert [path for path in (tmp_path / "s/.run").rglob("*") if path.is_file()] == [tmp_path / "s/.run/log.jsonl"]
+
+
 def test_runs_at_the_same_time_share_the_shards(
     manifest: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,3 +266,31 @@ def test_a_disk_that_is_not_mounted_does_not_make_failures_of_all_videos(manifes
     with pytest.raises(FileNotFoundError, match="is a disk not mounted"):
         run(tmp_path / "m.jsonl", tmp_path / "s", shard_videos=4)
     assert complete(tmp_path / "s") == []
+
+
+def test_a_disk_that_is_unmounted_meanwhile_does_not_either(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mount").mkdir()
+    rows = []
+    for number, video in enumerate(Manifest(manifest)):
+        shutil.copy(video.path, tmp_path / f"mount/{number}.mp4")
+        rows.append(Video(video.id, str(tmp_path / f"mount/{number}.mp4")))
+    write_rows(tmp_path / "m.jsonl", rows)
+    finish = ShardTask.finish
+
+    def unmount(task: ShardTask, info: Any) -> Any:
+        done = finish(task, info)
+        if task.shard == 0:
+            (tmp_path / "mount").rename(tmp_path / "elsewhere")
+            (tmp_path / "mount").mkdir()
+        return done
+
+    monkeypatch.setattr(ShardTask, "finish", unmount)
+    with pytest.raises(FileNotFoundError, match="is a disk not mounted"):
+        run(tmp_path / "m.jsonl", tmp_path / "s", shard_videos=2)
+    (tmp_path / "mount").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "mount")
+    summary = run(tmp_path / "m.jsonl", tmp_path / "s", shard_videos=2)
+    assert not [fault for fault in summarize(tmp_path / "s").failures if "No such file" in fault.reason]
+    assert summary.shards >= 2

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -21,7 +22,7 @@ from extractors.download import BLOCK, TRIES, DownloadError, download, file_dige
 from publisher import Publisher, publishing
 
 ROOT = Path(__file__).parents[2]
-CONTENT = os.urandom(1_000_000)
+CONTENT = Random(0).randbytes(1_000_000)
 DIGEST = sha256(CONTENT).hexdigest()
 PREFIX = DIGEST[:8]
 PROGRAM = """

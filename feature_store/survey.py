@@ -22,7 +22,7 @@ from feature_store.layout import (
     node_name,
     shard_name,
 )
-from feature_store.places import Place, open_place
+from feature_store.places import LocalPlace, Place, open_place
 from feature_store.reader import MEND, ExpertInfo, FeatureStore, unknown_video
 from feature_store.writer import complete_shards
 
@@ -119,8 +119,13 @@ class Survey:
         def look(first: int) -> list[_ShardSummary | None]:
             return [_summarize_shard(self._place, expert, node, shard) for shard in shards[first : first + TOGETHER]]
 
+        firsts = range(0, len(shards), TOGETHER)
+        if isinstance(self._place, LocalPlace):  # threads that wait for a disk only get into each other's way
+            for first in firsts:
+                yield from look(first)
+            return
         with ThreadPoolExecutor(REQUESTS) as pool:
-            for found in pool.map(look, range(0, len(shards), TOGETHER)):
+            for found in pool.map(look, firsts):
                 yield from found
 
 

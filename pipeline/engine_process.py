@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pipeline.flights import Flight, Flights
-from pipeline.messages import Failed, Handling, Place, Pulse
+from pipeline.messages import Failed, Handling, Lane, Pulse
 from pipeline.meter import Meter
 from pipeline.tuning import die_with_parent, keep_freed_memory
 from pipeline.work import Assignment
@@ -38,8 +38,8 @@ class Line:
         self._connection, self._lock = connection, threading.Lock()
         self._assignments: queue.SimpleQueue[Assignment | None] = queue.SimpleQueue()
         job = pickle.loads(connection.recv_bytes())  # made by the process that started this one
-        place: Place = connection.recv()
-        self.job = replace(job, lane=place.lane, alone=place.alone)
+        lane: Lane = connection.recv()
+        self.job = replace(job, lane=lane.number, alone=lane.alone)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def tell(self, message: Any) -> None:

@@ -26,11 +26,11 @@ from typing import IO, Any
 
 from pipeline.errors import WorkerLost
 from pipeline.flights import Flight, is_late, late_reason
-from pipeline.messages import Failed, Handling, Place, Pulse, Ready
+from pipeline.messages import Failed, Handling, Lane, Pulse, Ready
 from pipeline.meter import Tally
 from pipeline.work import Assignment, Death, Outcome
 
-LIVES = 2  # deaths that a video may cause, less one
+LIVES = 2  # deaths of its process at which a video is left out
 GRACE = 30.0  # seconds over its limit after which a video's process is killed, if it has not seen to it by itself
 SILENCE = 5.0  # seconds without a pulse after which its own clock is no longer relied on
 IDLE = 300.0  # seconds without work after which the process is let go
@@ -136,7 +136,7 @@ class Guard:
         process = Process(popen, ours, note, alone, _oom_kills(), time.monotonic(), {})
         with suppress(OSError):  # it died already, as will be seen
             ours.send_bytes(self._job)
-            ours.send(Place(self._lane, alone))
+            ours.send(Lane(self._lane, alone))
         return process
 
     def _send(self, process: Process, assignment: Assignment) -> None:

@@ -11,10 +11,10 @@ from pipeline.meter import Tally
 
 
 @dataclass(frozen=True)
-class Place:
+class Lane:
     """Which of several processes on its machine one is, and whether it is to have one video in hand at a time."""
 
-    lane: int
+    number: int
     alone: bool
 
 

@@ -32,7 +32,7 @@ from measure import spread, table, verdict
 from torch import Tensor, nn
 from videos import make_video, write_manifest
 
-from extractors import Frames, Network
+from extractors import Frames, Network, WeightsError
 from extractors.spec import Weights
 from feature_store import FeatureStore, verify
 
@@ -63,7 +63,7 @@ class Counting:
         return CountingNetwork()
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
-        raise NotImplementedError
+        raise WeightsError("it has no published parameters: say weights random")
 
 
 class CountingNetwork(Network):

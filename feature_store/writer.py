@@ -169,7 +169,7 @@ class ExpertWriter:
         try:
             with self.place.at_hand(f"{self.node}/{shard_name(record.shard)}") as folder:
                 self._keep_rows(writer, folder, record, videos)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: its spool and folder must not stay
             writer.give_up()
             raise
         return writer

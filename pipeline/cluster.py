@@ -7,7 +7,6 @@ networks are loaded once, and Dask's own worker does not die of a video.
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import signal
 import threading
@@ -26,6 +25,7 @@ from pipeline.errors import ExtractError, WorkerLost
 from pipeline.executors import Hands, give_out, given_ahead
 from pipeline.guard import Guard
 from pipeline.messages import Ready
+from pipeline.tuning import usable_cores
 from pipeline.work import Assignment, Outcome, Work
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def on_cluster(job: Job, workers: int | None, scheduler: str | None) -> Iterator
         packed = Packed(job.run, job.time_limit, pickle.dumps(replace(job, sharers=workers or 1)))
         try:
             yield Cluster(client, packed), client.dashboard_link
-        except BaseException:
+        except BaseException:  # also Ctrl-C: what goes on is not waited for
             _forget(client, job.run, at_once=True)
             raise
         _forget(client, job.run, at_once=False)
@@ -173,7 +173,7 @@ def _begun(job: Job, workers: int) -> Iterator[Client]:
         dask.config.set(SETTINGS),
         LocalCluster(
             n_workers=workers,
-            threads_per_worker=given_ahead(job.decoders or (os.cpu_count() or 1) // workers, job.shard_videos),
+            threads_per_worker=given_ahead(job.decoders or usable_cores() // workers, job.shard_videos),
             memory_limit=0,  # features are not in its hands
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,

@@ -64,7 +64,7 @@ def watched_over(job: Job, meter: Meter) -> Iterator[Hands]:
             with ThreadPoolExecutor(ahead) as pool:
                 try:
                     give_out(work, lambda assignment: pool.submit(guard.do, assignment), lambda: ahead)
-                except BaseException:
+                except BaseException:  # also Ctrl-C: the pool would wait for what goes on
                     guard.kill()
                     raise
             guard.close()

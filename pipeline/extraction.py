@@ -201,13 +201,15 @@ class Account:
         self._held: dict[int, str] = {}  # shards and by whom, as was told
 
     def heard(self, outcome: Outcome) -> None:
-        if outcome.state == "held" and self._held.get(outcome.shard) == outcome.by and not outcome.deaths:
-            return
-        self._held[outcome.shard] = outcome.by
         self.deaths += len(outcome.deaths)
         self.elsewhere += outcome.state == "complete"
-        if outcome.tally:
+        if outcome.tally:  # whatever came of the shard
             self._meter.add(outcome.tally)
+        if outcome.state == "held":
+            known = self._held.get(outcome.shard) == outcome.by
+            self._held[outcome.shard] = outcome.by
+            if known and not outcome.deaths:
+                return
         self.log.outcome(outcome)
 
 

@@ -77,17 +77,6 @@ class Meter:
         """Count a video that was decoded to its end."""
         self.add(Tally(sampled=1, sampled_seconds=seconds))
 
-    def count_shard(self, videos: Sequence[Mapping[str, VideoStatus]]) -> None:
-        """Count a written shard: of each of its videos that were done the statuses by expert."""
-        tally = Tally(shards=1, videos=len(videos))
-        for by_expert in videos:
-            of_experts = by_expert.values()
-            tally.rows.update({expert: video.rows for expert, video in by_expert.items()})
-            tally.video_seconds += max(video.seconds for video in of_experts)
-            tally.statuses[verdict(of_experts)] += 1
-            tally.reasons.update({reason(video) for video in of_experts if video.status in ("truncated", "failed")})
-        self.add(tally)
-
     def add(self, tally: Tally) -> None:
         with self._lock:
             self.tally.add(tally)
@@ -97,6 +86,18 @@ class Meter:
         with self._lock:
             taken, self.tally = self.tally, Tally()
         return taken
+
+
+def tally_of(videos: Sequence[Mapping[str, VideoStatus]]) -> Tally:
+    """A written shard, counted: of each of its videos that were done the statuses by expert."""
+    tally = Tally(shards=1, videos=len(videos))
+    for by_expert in videos:
+        of_experts = by_expert.values()
+        tally.rows.update({expert: video.rows for expert, video in by_expert.items()})
+        tally.video_seconds += max(video.seconds for video in of_experts)
+        tally.statuses[verdict(of_experts)] += 1
+        tally.reasons.update({reason(video) for video in of_experts if video.status in ("truncated", "failed")})
+    return tally
 
 
 def verdict(statuses: Iterable[VideoStatus]) -> str:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 PR_SET_PDEATHSIG = 1  # of Linux' sys/prctl.h
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: a batch system may have allotted it fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 def keep_freed_memory() -> None:

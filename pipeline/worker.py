@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,9 +24,10 @@ from pipeline.errors import ExtractError
 from pipeline.fetching import sweep
 from pipeline.flights import Flights
 from pipeline.messages import Ready
-from pipeline.meter import Meter
+from pipeline.meter import Meter, Tally, tally_of
 from pipeline.reach import check_folders
 from pipeline.shards import ShardTask
+from pipeline.tuning import usable_cores
 from pipeline.work import Assignment, Fault, Outcome
 
 CPU_BATCH, CPU_CLIPS = 16, 2  # as fast as larger ones on a CPU, and less is computed in vain at a shard's end
@@ -80,10 +80,10 @@ class Worker:
     """The networks of a job, loaded. Raises ExpertError, WeightsError or ExtractError if they cannot be."""
 
     def __init__(self, job: Job, meter: Meter, flights: Flights) -> None:
-        self.job = job
-        self._meter, self._flights = meter, flights
+        self.job, self.meter = job, meter
+        self._flights = flights
         self._device = _device(job)
-        self._cores = max(1, _cores() // job.sharers)
+        self._cores = max(1, usable_cores() // job.sharers)
         loaded = {name: load_expert(expert, job.weights, job.seed) for name, expert in job.experts}
         self.ready = Ready(
             1 if job.alone else job.decoders or default_decoders(self._device, self._cores),
@@ -116,7 +116,7 @@ class Worker:
                 decoder=self.job.decoder,
                 one_by_one=self.job.alone,
                 finish=part.finish,
-                meter=self._meter,
+                meter=self.meter,
                 flights=self._flights,
             )
             with part.present(), torch_settings(self._device, self._cores, self.ready.decoders):
@@ -139,9 +139,6 @@ class Worker:
         """The videos that threads are at: shard, id, and seconds of work."""
         return [(shard_name(at.shard), at.video, round(at.work, 1)) for at in self._flights.now()]
 
-    def count(self, videos: Sequence[dict[str, VideoStatus]]) -> None:
-        self._meter.count_shard(videos)
-
 
 class Part:
     """A worker's part in the work on a store: shards are taken, done, and given back."""
@@ -150,7 +147,7 @@ class Part:
         self._worker, self._store, self._leases, self._tell = worker, store, leases, tell
         self._experts: list[ExpertWriter] = []
         self._taken: set[int] = set()
-        self._done = {"videos": 0, "video_seconds": 0.0, "failed": 0}
+        self._done = Tally()
         self._began = time.monotonic()
         self._ended = threading.Event()
 
@@ -205,7 +202,9 @@ class Part:
         if task.missing_files:
             check_folders(task.videos)  # before the failures are for good
         videos = task.finish(self._worker.run_info())
-        self._worker.count(videos)
+        tally = tally_of(videos)
+        self._worker.meter.add(tally)
+        self._done.add(tally)
         self._give_back(task.shard)
         faults = tuple(
             Fault(video.id, expert, video.status, video.stage, video.reason)
@@ -213,11 +212,7 @@ class Part:
             for expert, video in by_expert.items()
             if video.status in ("failed", "truncated")
         )
-        rows = {expert: sum(video[expert].rows for video in videos if expert in video) for expert in task.writers}
-        self._done["videos"] += len(videos)
-        self._done["video_seconds"] += sum(max(v.seconds for v in video.values()) for video in videos)
-        self._done["failed"] += len({fault.video for fault in faults if fault.status == "failed"})
-        self._tell(Outcome(task.shard, "written", self._leases.holder, len(videos), rows, faults))
+        self._tell(Outcome(task.shard, "written", self._leases.holder, tally.videos, dict(tally.rows), faults))
 
     def _task(self, assignment: Assignment) -> ShardTask | None:
         """What is missing of a shard; None if nothing is."""
@@ -260,8 +255,10 @@ class Part:
             "device": self._worker.device_name,
             "shards": sorted(self._taken),
             "at": self._worker.at_hand(),
-            **self._done,
-            "rate": self._done["video_seconds"] / max(1e-9, time.monotonic() - self._began),
+            "videos": self._done.videos,
+            "video_seconds": self._done.video_seconds,
+            "failed": self._done.statuses["failed"],
+            "rate": self._done.video_seconds / max(1e-9, time.monotonic() - self._began),
         }
 
 
@@ -296,18 +293,13 @@ def torch_settings(device: torch.device, cores: int, decoders: int) -> Iterator[
     makes them three times slower than with two; and on a CPU decoding is idle most of the time.
     """
     threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    torch.set_num_threads(max(min(2, _cores()), cores - decoders) if device.type == "cpu" else 1)
+    torch.set_num_threads(max(min(2, usable_cores()), cores - decoders) if device.type == "cpu" else 1)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = tf32
-
-
-def _cores() -> int:
-    """Those that this process may use: a batch system may have allotted it fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
 
 
 def _device(job: Job) -> torch.device:

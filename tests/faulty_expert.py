@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extractors import Frames, Network
+from extractors import Frames, Network, WeightsError
 from extractors.spec import Weights
 from faults import FAULTS
 
@@ -38,7 +38,7 @@ class Faulty:
         return FaultyNetwork()
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
-        raise NotImplementedError
+        raise WeightsError("it has no published parameters: say weights random")
 
 
 class FaultyNetwork(Network):

@@ -15,7 +15,7 @@ from pipeline import engine_process
 from pipeline.engine_process import Line
 from pipeline.flights import Flights
 from pipeline.messages import Handling, Pulse, Ready
-from pipeline.meter import Meter
+from pipeline.meter import Meter, tally_of
 from pipeline.work import Assignment, Fault, Outcome
 
 
@@ -26,11 +26,13 @@ class LightJob:
     lane: int = 0
     alone: bool = False
     fails: str = ""
+    loads: float = 0.0  # seconds until it is ready
 
 
 def serve(line: Line) -> None:
     if line.job.fails == "at once":
         raise SystemExit(7)
+    time.sleep(line.job.loads)
     meter = Meter()
     flights = Flights(line.job.time_limit, lambda flight, begins: line.tell(Handling(flight, begins)))
     line.tell(Ready(line.job.decoders, {}))
@@ -67,7 +69,7 @@ def work(line: Line, flights: Flights, meter: Meter, assignment: Assignment) -> 
                 other.join()
             else:
                 fault()
-    meter.count_shard([{"light": VideoStatus(video.id, "ok", 1, 1.0)} for video in assignment.videos])
+    meter.add(tally_of([{"light": VideoStatus(video.id, "ok", 1, 1.0)} for video in assignment.videos]))
     line.tell(Outcome(assignment.shard, "written", "light", len(assignment.videos), {}, tuple(faults), meter.take()))
 
 

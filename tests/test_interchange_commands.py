@@ -58,36 +58,31 @@ def test_several_paths_stand_before_the_store() -> None:
     assert list(FeatureStore("vatex.zarr")["i3d"]) == ["a", "b", "c"]
 
 
-def test_a_manifest_gives_videos_order_and_durations_and_extract_may_go_on_with_it() -> None:
-    rows = [Video("b", "b.mp4", meta={"duration": 4.0}), Video("a", "a.mp4", start=2.0, end=3.0), Video("c", "c.mp4")]
-    write_rows("m.jsonl", rows)
+def assert_imported_by(manifest: str) -> None:
+    """Features of videos a, b and x come in by what a manifest says of b, a and c."""
     foreign.write_npy(Path("i3d"), {video: np.ones((2, 3), np.float32) for video in "abx"})
-    words = ["import-features", "npy", "i3d", "c.zarr", "--expert", "i3d", "--manifest", "m.jsonl", "--spread"]
-    assert "--skip-unknown" in reelcache(*words, code=2).stderr
-    told = document(*words, "--skip-unknown")
-    assert (told["ok"], told["failed"], told["skipped"]) == (2, 1, 1)
-    reader = FeatureStore("c.zarr")["i3d"]
-    assert list(reader) == ["b", "a", "c"]
-    assert reader.read("b").times.tolist() == [[0, 2], [2, 4]] and reader.read("a").times.tolist() == [
-        [0, 0.5],
-        [0.5, 1],
-    ]
-    extracted = reelcache("extract", "m.jsonl", "c.zarr", "--experts", "timm:test_resnet", "--weights", "random")
-    assert "3 failed" in extracted.stdout  # there are no such files, but the videos are the store's
-    assert set(FeatureStore("c.zarr").experts) == {"i3d", "timm:test_resnet"}
-
-
-def test_durations_of_an_imported_dataset_do_for_a_manifest() -> None:
-    """"""
-    Path("durations.json").write_text(json.dumps({"b": 4.0, "a": 1.0, "c": 9.0}))
-    foreign.write_npy(Path("i3d"), {video: np.ones((2, 3), np.float32) for video in "abx"})
-    words = ["import-features", "npy", "i3d", "c.zarr", "--expert", "i3d", "--manifest", "durations.json", "--spread"]
+    words = ["import-features", "npy", "i3d", "c.zarr", "--expert", "i3d", "--manifest", manifest, "--spread"]
     assert "--skip-unknown" in reelcache(*words, code=2).stderr
     told = document(*words, "--skip-unknown")
     assert (told["ok"], told["failed"], told["skipped"]) == (2, 1, 1)
     reader = FeatureStore("c.zarr")["i3d"]
     assert list(reader) == ["b", "a", "c"]
     assert reader.read("b").times.tolist() == [[0, 2], [2, 4]]
+    assert reader.read("a").times.tolist() == [[0, 0.5], [0.5, 1]]
+
+
+def test_a_manifest_gives_videos_order_and_durations_and_extract_may_go_on_with_it() -> None:
+    rows = [Video("b", "b.mp4", meta={"duration": 4.0}), Video("a", "a.mp4", start=2.0, end=3.0), Video("c", "c.mp4")]
+    write_rows("m.jsonl", rows)
+    assert_imported_by("m.jsonl")
+    extracted = reelcache("extract", "m.jsonl", "c.zarr", "--experts", "timm:test_resnet", "--weights", "random")
+    assert "3 failed" in extracted.stdout  # there are no such files, but the videos are the store's
+    assert set(FeatureStore("c.zarr").experts) == {"i3d", "timm:test_resnet"}
+
+
+def test_durations_of_an_imported_dataset_do_for_a_manifest() -> None:
+    Path("durations.json").write_text(json.dumps({"b": 4.0, "a": 1.0, "c": 9.0}))
+    assert_imported_by("durations.json")
 
 
 @pytest.mark.parametrize("format", ["npy", "hdf5"])

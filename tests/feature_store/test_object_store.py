@@ -37,6 +37,7 @@ from feature_store.layout import COMPLETE, dump_record
 from feature_store.places import open_place
 from feature_store.writer import complete_shards
 from foreign_files import write_npy
+from s3_server import bucket_of, connect, serving
 from small_stores import CORPUS, contents, features, identity, status, times, write_shard, write_store
 
 BUCKET = "features"
@@ -45,32 +46,16 @@ URL = f"s3://{BUCKET}/corpus.zarr"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ThreadedMotoServer]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server
-    server.stop()
-
-
-def connect(server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> s3fs.S3FileSystem:
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    return s3fs.S3FileSystem(use_listings_cache=False)
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
 def s3(server: ThreadedMotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
     """A client of the server, whose bucket is empty; and a cache of our own."""
     monkeypatch.setenv("REELCACHE_CACHE", str(tmp_path / "cache"))
-    client = connect(server, monkeypatch)
-    client.mkdir(BUCKET)
-    yield client
-    client.rm(BUCKET, recursive=True)
-    s3fs.S3FileSystem.clear_instance_cache()
+    with bucket_of(server, monkeypatch, BUCKET) as client:
+        yield client
 
 
 def objects(s3: s3fs.S3FileSystem, below: str = f"{BUCKET}/corpus.zarr") -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from corpora import make_corpus, quick_experts, write_video
 from data_manifests import Manifest, Video, write_rows
-from extractors import EXPERTS, Finder, Finding, Frames, TimedSample, find_experts
+from extractors import EXPERTS, Finder, Finding, Frames, TimedSample, WeightsError, find_experts
 from extractors.spec import Weights
 from feature_store import FeatureStore, StoreError, diff_stores, summarize, verify
 from pipeline import extract
@@ -42,7 +42,7 @@ class Count:
         return CountFinder(self)
 
     def pretrained(self, folder: Path, fetch: bool) -> Finder:
-        raise NotImplementedError
+        raise WeightsError("it has no published parameters: say weights random")
 
 
 class CountFinder(Finder):

@@ -26,7 +26,11 @@ from extractors import find_experts
 from feature_store import StoreWriter, summarize, verify
 from feature_store.leases import Leases, new_holder
 from pipeline import extract
+from pipeline.extraction import Account
+from pipeline.meter import Meter, Tally
+from pipeline.run_log import RunLog
 from pipeline.shards import ShardTask
+from pipeline.work import Outcome
 from tests.pipeline.test_extraction import shard_bytes
 
 QUICK = find_experts(["timm:test_resnet"])
@@ -174,6 +178,16 @@ def test_what_a_process_on_another_machine_holds_is_done_once_it_has_fallen_sile
     assert next(event["by"] for event in heard if event["event"] == "shard_held") == silent.holder
     assert shard_bytes(tmp_path / "s") == shard_bytes(unbroken)
     assert not silent.holds("000003")
+
+
+def test_a_shard_that_is_held_for_long_is_told_once_and_what_was_counted_meanwhile_is_kept() -> None:
+    told: list[dict[str, Any]] = []
+    meter = Meter()
+    account = Account(RunLog("r", None, told.append), meter)
+    for by in ("one", "one", "another"):
+        account.heard(Outcome(3, "held", by, tally=Tally(sampled=2)))
+    assert [event["by"] for event in told] == ["one", "another"]
+    assert meter.tally.sampled == 6
 
 
 def test_who_was_taken_for_dead_writes_nothing_when_it_wakes_up(

@@ -22,6 +22,7 @@ from pipeline.cli import app
 from pipeline.fetching import NotFetched, local_file
 from pipeline.media import MediaError, probe
 from pipeline.sampling import Ended, Request, sample_video
+from s3_server import bucket_of, serving
 from small_stores import CORPUS, write_store
 
 BUCKET = "corpus"
@@ -31,31 +32,19 @@ SETTINGS = {"weights": "random", "shard_videos": 2}
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ThreadedMotoServer]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server
-    server.stop()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
 def s3(server: ThreadedMotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
     """A client of the server, whose bucket is empty; and a cache and a folder for temporary files of our own."""
-    host, port = server.get_host_and_port()
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("REELCACHE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = s3fs.S3FileSystem(use_listings_cache=False)
-    client.mkdir(BUCKET)
-    yield client
-    client.rm(BUCKET, recursive=True)
-    s3fs.S3FileSystem.clear_instance_cache()
+    with bucket_of(server, monkeypatch, BUCKET) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

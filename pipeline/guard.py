@@ -32,7 +32,7 @@ from pipeline.work import Assignment, Death, Outcome
 
 LIVES = 2  # deaths of its process at which a video is left out
 GRACE = 30.0  # seconds over its limit after which a video's process is killed, if it has not seen to it by itself
-SILENCE = 5.0  # seconds without a pulse after which its own clock is no longer relied on
+SILENCE = 5.0  # seconds without a word after which its own clock is no longer relied on
 IDLE = 300.0  # seconds without work after which the process is let go
 UNEXPLAINED, OUTSIDE, ANY = 3, 20, 60  # deaths with no shard done between them that end the run
 LOOK = 0.5  # seconds between looks at how long videos take
@@ -51,10 +51,10 @@ class Process:
     note: IO[str]  # where it writes if it crashes
     alone: bool  # with one video in hand at a time
     oom_kills: int
-    heard: float  # when it last gave a pulse
+    heard: float  # when it last said anything
     handling: dict[int, Flight]  # thread -> the video in its hands
     late: Flight | None = None  # the video for which it was killed
-    still: bool = False  # was killed since it gave no pulse, nobody knows at which video
+    still: bool = False  # was killed since it said nothing, nobody knows at which video
     ready: bool = False
     ending: bool = False  # was told that no more will come
 
@@ -195,6 +195,7 @@ class Guard:
 
     def _hear(self, process: Process, message: Any) -> None:
         with self._change:
+            process.heard = time.monotonic()  # loading networks, say, is no silence of the first video's
             match message:
                 case Ready():
                     process.ready = True
@@ -205,7 +206,6 @@ class Guard:
                 case Handling(flight, False):
                     process.handling.pop(flight.thread, None)
                 case Pulse(tally, flights):
-                    process.heard = time.monotonic()
                     process.handling.update(
                         {flight.thread: flight for flight in flights if flight.thread in process.handling}
                     )
@@ -221,13 +221,12 @@ class Guard:
         if outcome.tally:
             self._count(outcome.tally)
         tally, self._tally = self._tally, Tally()
-        outcome = replace(outcome, tally=None if self._counted else tally)
         if outcome.state == "written" and 2 * len(self._left_out[outcome.shard]) <= outcome.videos:
             self._unexplained = self._outside = self._died = 0
             self._starved.clear()
         self._careful.discard(outcome.shard)
         self._used = time.monotonic()
-        future.set_result(replace(outcome, deaths=deaths))
+        future.set_result(replace(outcome, deaths=deaths, tally=None if self._counted else tally))
         if process.alone and not self._careful:
             self._end(process)  # another one takes over, with all hands
 

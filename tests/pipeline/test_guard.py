@@ -21,7 +21,7 @@ from data_manifests import Video
 from light_engine import LightJob
 from pipeline.errors import WorkerLost
 from pipeline.flights import Flight, is_late
-from pipeline.guard import Guard
+from pipeline.guard import Guard, Process
 from pipeline.meter import Meter
 from pipeline.work import Assignment, Outcome
 
@@ -60,6 +60,13 @@ def left_out(outcomes: list[Outcome]) -> dict[str, str]:
     return {fault.video: str(fault.reason) for outcome in outcomes for fault in outcome.faults}
 
 
+def process_of(guard: Guard) -> Process:
+    """The process that works, as soon as there is one."""
+    while not (process := guard._process):
+        time.sleep(0.01)
+    return process
+
+
 def deaths(outcomes: list[Outcome]) -> list[tuple[str | None, bool]]:
     return [(death.video, death.left_out) for outcome in outcomes for death in outcome.deaths]
 
@@ -94,6 +101,16 @@ def test_a_video_that_holds_its_process_for_too_long_is_left_out_at_once(
     assert deaths(outcomes) == [(f"{kind} 0.1", True)]
 
 
+def test_the_time_that_networks_take_to_load_is_not_counted_against_the_first_video(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline.guard, "GRACE", 0.5)
+    monkeypatch.setattr(pipeline.guard, "SILENCE", 1.0)
+    with guarding(time_limit=2.0, decoders=1, loads=4.0) as guard:
+        outcomes = do(guard, shards(["good"] * 12))
+    assert (left_out(outcomes), deaths(outcomes)) == ({}, [])
+
+
 def test_a_crash_in_a_thread_of_the_networks_is_traced_to_its_video() -> None:
     with guarding(fails="in another thread", decoders=3) as guard:
         outcomes = do(guard, shards(["good", "good", "crash"], ["good", "good"], ["good"]))
@@ -123,8 +140,7 @@ def test_a_signal_without_a_name_ends_nothing() -> None:
     with guarding() as guard, ThreadPoolExecutor(1) as pool:
         future = pool.submit(guard.do, shards(["good"] * 5)[0])
         guard.ready()
-        assert guard._process
-        os.kill(guard._process.popen.pid, 40)
+        os.kill(process_of(guard).popen.pid, 40)
         assert future.result(60).deaths[0].why == "it was killed from outside (signal 40)"
 
 
@@ -144,8 +160,7 @@ def test_a_process_that_is_killed_from_outside_is_no_videos_fault() -> None:
     with guarding() as guard, ThreadPoolExecutor(2) as pool:
         for killed in range(3):
             futures = [pool.submit(guard.do, each) for each in shards(["good"] * 5, ["good"] * 5)]
-            assert guard._process
-            psutil.Process(guard._process.popen.pid).kill()
+            psutil.Process(process_of(guard).popen.pid).kill()
             outcomes = [future.result() for future in futures]
             assert left_out(outcomes) == {}, killed
             assert [death.why for outcome in outcomes for death in outcome.deaths] == [
@@ -180,9 +195,7 @@ def test_a_process_that_dies_again_and_again_ends_the_run(
 
 def test_one_that_dies_before_it_is_ready_is_begun_again() -> None:
     with guarding() as guard:
-        while guard._process is None:
-            time.sleep(0.01)
-        guard._process.popen.kill()
+        process_of(guard).popen.kill()
         assert guard.ready().decoders == 2
 
 
@@ -208,8 +221,7 @@ def test_an_idle_process_is_let_go_and_begun_again_for_the_next_shard(monkeypatc
     monkeypatch.setattr(pipeline.guard, "IDLE", 0.3)
     with guarding() as guard:
         do(guard, shards(["good"]))
-        assert guard._process
-        guard._process.popen.wait(30)
+        process_of(guard).popen.wait(30)
         assert [outcome.state for outcome in do(guard, shards(["good"]))] == ["written"]
 
 

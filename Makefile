@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/reelcache demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile  # two at a time: many wait for processes that they begin
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # two at a time: many wait
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -12,8 +12,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -45,15 +45,19 @@ SETTINGS = {
 
 
 @contextmanager
-def on_cluster(job: Job, workers: int | None, scheduler: str | None) -> Iterator[tuple[Hands, str]]:
+def on_cluster(
+    job: Job, workers: int | None, scheduler: str | None, tell: Callable[..., None]
+) -> Iterator[tuple[Hands, str]]:
     """Workers of a cluster, and the address of its dashboard: `workers` here, or those of the `scheduler`.
+
+    Whenever it has no workers, and some are waited for, `tell` hears "no_workers".
 
     Raises ExtractError if there is no scheduler at the address.
     """
     with _joined(scheduler) if scheduler else _begun(job, workers or 1) as client:
         packed = Packed(job.run, job.time_limit, pickle.dumps(replace(job, sharers=workers or 1)))
         try:
-            yield Cluster(client, packed), client.dashboard_link
+            yield Cluster(client, packed, tell), client.dashboard_link
         except BaseException:  # also Ctrl-C: what goes on is not waited for
             _forget(client, job.run, at_once=True)
             raise
@@ -72,31 +76,43 @@ class Packed:
 class Cluster:
     """The workers that a client reaches."""
 
-    def __init__(self, client: Client, packed: Packed) -> None:
-        self._client, self._packed = client, packed
-        self._looked, self._most = 0.0, 1
+    def __init__(self, client: Client, packed: Packed, tell: Callable[..., None]) -> None:
+        self._client, self._packed, self._tell = client, packed, tell
+        self._pool = client.get_executor(pure=False, retries=0)
+        self._looked, self._hands = 0.0, 1
         self._losses: Counter[int] = Counter()
         try:
-            ready: Ready = client.submit(make_ready, packed, pure=False).result()
+            ready = self._loaded()
         except (KilledWorker, CancelledError) as error:
             raise WorkerLost(f"no worker of the cluster came as far as loading the networks: {error}") from error
         processes = len(client.nthreads())
         self.ready = replace(ready, decoders=ready.decoders * processes, processes=processes)
 
     def run(self, work: Work) -> None:
-        pool = self._client.get_executor(pure=False, retries=0)
-
         def submit(assignment: Assignment) -> Future[Outcome]:
-            return pool.submit(do_shard, self._packed, assignment)
+            return self._pool.submit(do_shard, self._packed, assignment)
 
         give_out(work, submit, self._at_once, self._again)
 
+    def _loaded(self) -> Ready:
+        """Wait for the first worker that has the networks; batch systems may take hours to begin one."""
+        loading: Future[Ready] = self._pool.submit(make_ready, self._packed)
+        self._look()
+        while wait([loading], LOOK).not_done:
+            self._look()
+        return loading.result()
+
     def _at_once(self) -> int:
-        """Workers may come and go while the run goes on."""
         if time.monotonic() - self._looked > LOOK:
-            self._most = min(MOST_GIVEN, max(1, sum(self._client.nthreads().values())))
-            self._looked = time.monotonic()
-        return self._most
+            self._look()
+        return min(MOST_GIVEN, max(1, self._hands))
+
+    def _look(self) -> None:
+        """Workers may come and go while the run goes on."""
+        before, self._hands = self._hands, sum(self._client.nthreads().values())
+        self._looked = time.monotonic()
+        if before and not self._hands:
+            self._tell("no_workers", scheduler=self._client.scheduler_info()["address"])
 
     def _again(self, assignment: Assignment, error: BaseException) -> bool:
         """Dask gives a task up when some workers have died over it; it is not to blame for what else they did."""

@@ -158,14 +158,15 @@ def extract(
     )
     meter, began = Meter(), time.perf_counter()
     with StoreWriter(store) as writer, ExitStack() as stack:
-        hands, dashboard = stack.enter_context(_hands(job, meter, watched, workers, scheduler))
+        events = RunLog(run, _log(writer, log), listener)
+        hands, dashboard = stack.enter_context(_hands(job, meter, watched, workers, scheduler, events.tell))
         plan = _plan(writer, manifest, shard_videos, hands.ready.experts)
         todo = _unfinished(writer, plan, [name for name, _ in named], retry_failed)
-        account = Account(RunLog(run, _log(writer, log) if todo else None, listener), meter)
+        account = Account(events, meter)
         work = Work(manifest, plan, todo, account.heard)
         if todo:
             settings = {"weights": weights, "device": device, "decoders": hands.ready.decoders, "workers": workers or 1}
-            account.log.tell(
+            events.tell(
                 "run_started", store=str(store), manifest=str(manifest.path), experts=[name for name, _ in named],
                 shards=len(todo), videos=work.videos, dashboard=dashboard, **settings,
             )  # fmt: skip
@@ -257,13 +258,13 @@ def _draining(work: Work, told: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _hands(
-    job: Job, meter: Meter, watched: bool, workers: int | None, scheduler: str | None
+    job: Job, meter: Meter, watched: bool, workers: int | None, scheduler: str | None, tell: Callable[..., None]
 ) -> Iterator[tuple[Hands, str | None]]:
     """Who is to do the work, and the address of a page that shows it, if there is one."""
     if workers or scheduler:
         from pipeline.cluster import on_cluster  # and with it Dask
 
-        with on_cluster(job, workers, scheduler) as (cluster, dashboard):
+        with on_cluster(job, workers, scheduler, tell) as (cluster, dashboard):
             yield cluster, dashboard
     else:
         with (watched_over if watched else in_this_process)(job, meter) as hands:

@@ -50,6 +50,8 @@ class Progress:
         match event["event"]:
             case "run_started" if event["dashboard"]:
                 text = f"dashboard: {event['dashboard']}"
+            case "no_workers":
+                text = f"the cluster at {event['scheduler']} has no workers now; the run goes on as soon as one comes"
             case "process_died" if event["left_out"]:
                 text = f"video {event['video']!r} is left out: {event['why']}"
             case "process_died":

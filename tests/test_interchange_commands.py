@@ -7,21 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
 import foreign_files as foreign
+from command import reelcache
 from data_manifests import Video, write_rows
 from feature_store import FeatureStore
-from pipeline.cli import app
 from small_stores import contents, write_store
-
-
-def reelcache(*words: object, code: int = 0) -> Result:
-    """Run a command; its exit code must be `code`, and what it says no traceback."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    return result
 
 
 def document(*words: object) -> dict[str, object]:

@@ -16,14 +16,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save
-from typer.testing import CliRunner, Result
 
 import extractors.appearance
 import extractors.download
+from command import reelcache
 from extractors import EXPERTS, find_expert, is_cached, load_expert
 from extractors.audio import VGGish
 from extractors.motion import S3D
-from pipeline.cli import app
 from publisher import COMMIT, Publisher, publishing
 
 ROOT = Path(__file__).parents[1]
@@ -59,12 +58,6 @@ def publish_as(monkeypatch: pytest.MonkeyPatch, kind: Any, url: str, digest: str
 def timm_state() -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     return dict(timm.create_model("test_resnet", pretrained=False).state_dict())
-
-
-def reelcache(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
 
 
 def document(*words: object, code: int = 0) -> Any:

@@ -36,7 +36,7 @@ def videos(draw: st.DrawFn) -> list[Video]:
     return rows
 
 
-ACROSS_EXAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ACROSS_EXAMPLES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(path: Path, *lines: str | dict[str, Any]) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
@@ -83,7 +83,6 @@ def test_images_of_any_size_are_those_of_timms_transform(model: str) -> None:
         torch.testing.assert_close(ours, transform(Image.fromarray(frame)), rtol=0, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 200), st.sampled_from(["test_resnet", "test_vit", "resnet18"]))
 def test_images_of_random_sizes_are_those_of_timms_transform(height: int, width: int, model: str) -> None:
     frame = picture(height, width)

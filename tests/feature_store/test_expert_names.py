@@ -57,7 +57,7 @@ def test_a_strange_name_stays_in_the_store_and_comes_back(tmp_path: Path, name: 
     assert write_store(store, experts={name: {}}) == []
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_folders_of_different_names_are_different_plain_names(one: str, other: str) -> None:
     for name in (one, other):
@@ -68,7 +68,7 @@ def test_folders_of_different_names_are_different_plain_names(one: str, other: s
     assert (node_name(one) == node_name(other)) == (one == other)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(min_size=1, max_size=60), min_size=1, max_size=4, unique=True))
 def test_any_names_come_back(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -157,7 +157,7 @@ ids = st.one_of(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.dictionaries(ids, st.integers(0, 9), min_size=1, max_size=6))
 def test_any_ids_and_lengths_survive_every_format_inside_its_folder(lengths: dict[str, int]) -> None:
     with tempfile.TemporaryDirectory() as home:

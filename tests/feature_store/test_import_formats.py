@@ -87,7 +87,7 @@ ids = st.text(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.dictionaries(ids, st.integers(1, 12), min_size=1, max_size=5))
 def test_a_bigfile_of_any_ids_and_lengths_comes_back_in_order_of_frame_numbers(lengths: dict[str, int]) -> None:
     videos = {video: np.random.default_rng(rows).normal(size=(rows, 2)).astype("f4") for video, rows in lengths.items()}

@@ -81,7 +81,7 @@ def of_video(case: Case, number: int) -> tuple[np.ndarray, np.ndarray]:
     return features(video.id, video.rows, case.dim), times(video.rows)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases())
 def test_what_is_written_in_any_order_and_any_cut_comes_back(case: Case) -> None:
     with (

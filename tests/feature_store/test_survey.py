@@ -109,7 +109,7 @@ def counted(summary: StoreSummary) -> dict[str, tuple[Any, ...]]:
     }
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     st.lists(
         st.builds(

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from distributed import LocalCluster
 
 from corpora import make_corpus
 from extractors import find_experts
@@ -20,12 +21,26 @@ from pipeline.extraction import ExtractError
 from pipeline.work import Assignment, Outcome
 from tests.pipeline.test_extraction import shard_bytes
 
+QUICK = find_experts(["timm:test_resnet"])
 SETTINGS: dict[str, Any] = {"weights": "random", "shard_videos": 1}
 
 
-def test_workers_give_the_bytes_of_one_process_though_one_is_killed(tmp_path: Path) -> None:
-    manifest, experts = make_corpus(tmp_path, videos=10), find_experts(["timm:test_resnet"])
-    extract(manifest, tmp_path / "alone", experts, **SETTINGS)
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"), videos=10)
+
+
+@pytest.fixture(scope="module")
+def alone(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that one process makes of the manifest."""
+    store = tmp_path_factory.mktemp("alone") / "s"
+    extract(manifest, store, QUICK, **SETTINGS)
+    return store
+
+
+def test_workers_give_the_bytes_of_one_process_though_one_is_killed(
+    manifest: Path, alone: Path, tmp_path: Path
+) -> None:
     killed: list[str] = []
 
     def kill() -> None:
@@ -43,10 +58,10 @@ def test_workers_give_the_bytes_of_one_process_though_one_is_killed(tmp_path: Pa
     killer = threading.Thread(target=kill)
     killer.start()
     events: list[dict[str, Any]] = []
-    summary = extract(manifest, tmp_path / "s", experts, workers=2, listener=events.append, **SETTINGS)
+    summary = extract(manifest, tmp_path / "s", QUICK, workers=2, listener=events.append, **SETTINGS)
     killer.join()
     assert killed
-    assert shard_bytes(tmp_path / "s") == shard_bytes(tmp_path / "alone")
+    assert shard_bytes(tmp_path / "s") == shard_bytes(alone)
     assert verify(tmp_path / "s").damaged == ()
     written = [event["shard"] for event in events if event["event"] in ("shard_written", "shard_complete")]
     assert sorted(written) == list(range(10))
@@ -56,6 +71,25 @@ def test_workers_give_the_bytes_of_one_process_though_one_is_killed(tmp_path: Pa
     assert [
         process for process in psutil.Process().children(recursive=True) if "engine" in str(process.cmdline())
     ] == []
+
+
+def test_a_cluster_that_is_there_is_joined_and_its_first_worker_waited_for(
+    manifest: Path, alone: Path, tmp_path: Path
+) -> None:
+    events: list[dict[str, Any]] = []
+
+    def hear(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["event"] == "no_workers":
+            cluster.scale(1)
+
+    with LocalCluster(n_workers=0, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster:
+        address = cluster.scheduler_address
+        summary = extract(manifest, tmp_path / "s", QUICK, scheduler=address, listener=hear, **SETTINGS)
+    assert [event["event"] for event in events[:2]] == ["no_workers", "run_started"]
+    assert events[0]["scheduler"] == address
+    assert summary.shards == 10
+    assert shard_bytes(tmp_path / "s") == shard_bytes(alone)
 
 
 def test_an_address_where_no_scheduler_is_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def test_the_oracle_finds_the_frames_where_they_were_put(films: Films, name: str
 
 
 @pytest.mark.parametrize("name", ["open5.mp4", "uneven.mkv", "uneven.ts", "gop250.mp4", "b_frames.avi", "hevc.mp4"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_ascending_times_show_the_last_frame_that_began_by_then(films: Films, name: str, data: Any) -> None:
     path, true = films[name]

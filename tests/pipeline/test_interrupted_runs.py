@@ -20,6 +20,7 @@ import pytest
 import pipeline.reach
 import pipeline.work
 import pipeline.worker
+from command import reelcache
 from corpora import make_corpus
 from data_manifests import Manifest, Video, write_rows
 from extractors import find_experts
@@ -238,19 +239,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_the_run_and_the_same_command_completes_it(
     manifest: Path, unbroken: Path, tmp_path: Path, small_disk: Path
 ) -> None:
-    command = [sys.executable, "-m", "pipeline.cli", "extract", str(manifest), str(small_disk / "s")]
+    command = ["extract", str(manifest), str(small_disk / "s")]
     command += ["--experts", "timm:test_resnet", "--weights", "random", "--shard-videos", "1"]
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(250_000))
-    full = subprocess.run(command, capture_output=True, text=True)
-    assert full.returncode == 1, full.stderr
-    assert "No space left on device" in full.stderr and "Traceback" not in full.stderr
+    full = reelcache(*command, code=1)
+    assert "No space left on device" in full.stderr
     done = complete(small_disk / "s")
     assert 0 < len(done) < 8
     assert verify(small_disk / "s").damaged == ()
     ballast.unlink()
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    again = reelcache(*command)
     assert f"({len(done)} shards were complete before)" in again.stdout
     assert shard_bytes(small_disk / "s") == shard_bytes(unbroken)
 

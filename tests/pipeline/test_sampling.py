@@ -587,7 +587,7 @@ def test_a_file_that_is_no_media_fails_every_expert_with_the_reason(tmp_path: Pa
 # The samplers by themselves.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     window=st.integers(1, 30),
     hop=st.integers(1, 40),
@@ -621,7 +621,7 @@ def numbered(count: int) -> Iterator[Picture]:
         yield Picture(Fraction(k), np.full((1, 1, 3), k, np.uint8))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(length=st.integers(1, 9), hop=st.integers(1, 12), pictures=st.integers(0, 60))
 def test_clips_are_every_hop_th_run_of_pictures(length: int, hop: int, pictures: int) -> None:
     sampler = ClipSampler("c", Clips(length, 1, hop), torch.from_numpy)

@@ -41,7 +41,7 @@ def test_what_ends_the_process_is_left_out_and_all_else_is_done(
     monkeypatch.setattr(pipeline.guard, "GRACE", 1.0)
     kinds = ("good", "crash", "good", "hang", "good")
     manifest = make_manifest(tmp_path, *kinds)
-    summary, events = run(manifest, tmp_path / "s", watched=True, time_limit=8.0)
+    summary, events = run(manifest, tmp_path / "s", watched=True, time_limit=5.0)
     faulty = FeatureStore(tmp_path / "s")["faulty"]
     found = {video: faulty.status(video) for video in faulty}
     assert {video: status.status for video, status in found.items()} == {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import split_of
 from torch import Generator, Tensor
@@ -34,7 +34,6 @@ def pairs(made: PairBatches, first: int, stop: int) -> list[list[list[int]]]:
 CAPTIONS = st.lists(st.integers(0, 5), min_size=2, max_size=23)
 
 
-@settings(max_examples=40, deadline=None)
 @given(CAPTIONS, st.integers(2, 5), st.integers(0, 9))
 def test_every_caption_comes_once_an_epoch_with_its_video(video_of: list[int], size: int, seed: int) -> None:
     made = batches(video_of, size=size, seed=seed)
@@ -46,7 +45,6 @@ def test_every_caption_comes_once_an_epoch_with_its_video(video_of: list[int], s
         assert all(video == [video_of[each] for each in chosen] for video, chosen in drawn)
 
 
-@settings(max_examples=40, deadline=None)
 @given(CAPTIONS.filter(lambda each: len(set(each)) > 1), st.integers(2, 9), st.integers(0, 9))
 def test_every_video_comes_once_before_any_comes_again(video_of: list[int], size: int, seed: int) -> None:
     made = batches(video_of, size=size, seed=seed, draw="videos", steps=7)
@@ -63,7 +61,6 @@ def test_every_caption_of_a_video_is_drawn() -> None:
     assert {caption for _, chosen in pairs(made, 0, 50) for caption in chosen} == {0, 1, 2, 3}
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.integers(0, 9), min_size=12, max_size=40), st.sampled_from(["captions", "videos"]), st.integers(2, 3)
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import times_of, write_features
 from torch import Generator, Tensor
@@ -186,7 +186,3 @@ def test_a_number_that_never_changes_is_only_brought_to_0(tmp_path: Path) -> Non
 def test_half_precision_stays_half_in_memory(store: FeatureStore) -> None:
     assert CachedRows(Source(store, ["sounds"]), ["a", "b"], None)._values.dtype == torch.float16
     assert CachedRows(Source(store, ["looks"]), ["a", "b"], None)._values.dtype == torch.float32
-
-
-settings.register_profile("quick", max_examples=40, deadline=None)
-settings.load_profile("quick")

@@ -30,7 +30,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, smooth_l1_loss
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torchvision.ops import sigmoid_focal_loss
 
 from train.grounding import official_layers, official_size
 from train.grounding.metrics import interval_iou
@@ -363,6 +362,8 @@ def targets(predictions: Predictions, truths: Tensor) -> tuple[Tensor, Tensor]:
 
 def class_loss(logits: Tensor, positive: Tensor) -> Tensor:
     """Focal loss (Lin et al. 2017) over all places (B, L), its sum over the number of positives and sentences."""
+    from torchvision.ops import sigmoid_focal_loss  # here, since it takes two seconds, and only training needs it
+
     total = sigmoid_focal_loss(logits, positive.to(logits), alpha=0.25, gamma=2, reduction="sum")
     return total / (positive.sum() + len(logits))
 

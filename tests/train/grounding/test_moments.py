@@ -72,7 +72,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("indexes")
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     videos=st.integers(1, 20),
     seed=st.integers(0, 99),
@@ -246,7 +246,7 @@ def test_a_query_that_cannot_be_scored_is_refused(tmp_path: Path, query: Tensor)
         MomentIndex(tmp_path / "moments.zarr").search(query)
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(among=st.sets(st.integers(0, 19), min_size=1), seed=st.integers(0, 99), top_k=st.integers(1, 40))
 def test_a_search_among_some_videos_is_that_of_a_corpus_of_them(
     tmp_path_factory: pytest.TempPathFactory, among: set[int], seed: int, top_k: int

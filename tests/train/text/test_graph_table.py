@@ -62,7 +62,7 @@ def test_a_span_ends_with_its_caption() -> None:
     assert batch.spans[0, 0].nonzero()[:, 0].tolist() == [1, 2]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(graphs(), st.integers(0, 45)), min_size=1, max_size=4))
 def test_edges_are_means_over_neighbours_and_none_enters_the_caption(rows: list[tuple[RoleGraph, int]]) -> None:
     table = graph_table([graph for graph, _ in rows], [length for _, length in rows])

@@ -88,7 +88,7 @@ def test_a_caption_without_frames_has_noun_phrases_and_verbs_but_no_edges() -> N
     assert build([]) == RoleGraph(())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(WORDS.split()) | st.text(max_size=6), max_size=25))
 def test_any_words_have_a_graph_within_the_caption(words: list[str]) -> None:
     graph = build(words)

@@ -58,7 +58,7 @@ def test_case_and_punctuation_do_not_matter() -> None:
     assert written[6] == Word(".", ".", "PUN", "PUNCT")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.text(max_size=12)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from train.text.vocabulary import TokenTable, Vocabulary, alphanumeric_words, bags, count_words, lower_words
@@ -43,7 +43,6 @@ def test_unknown_words_have_the_id_of_unknown() -> None:
     assert len(vocabulary) == 4
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 8), max_size=7), min_size=1, max_size=9), st.data())
 def test_batches_and_bags_are_those_of_plain_loops(captions: list[list[int]], data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.integers(0, len(captions) - 1), min_size=1, max_size=6))

@@ -55,7 +55,7 @@ def on_cluster(
     Raises ExtractError if there is no scheduler at the address.
     """
     with _joined(scheduler) if scheduler else _begun(job, workers or 1) as client:
-        packed = Packed(job.run, job.time_limit, pickle.dumps(replace(job, sharers=workers or 1)))
+        packed = Packed(job.run, job.time_limit, job.memory_limit, pickle.dumps(replace(job, sharers=workers or 1)))
         try:
             yield Cluster(client, packed, tell), client.dashboard_link
         except BaseException:  # also Ctrl-C: what goes on is not waited for
@@ -70,6 +70,7 @@ class Packed:
 
     run: str
     limit: float  # of a video, in seconds
+    memory: float | None  # that its process may take, in GB
     job: bytes
 
 
@@ -147,7 +148,8 @@ def _guard(packed: Packed) -> Guard:
     with _lock:
         if packed.run not in _guards:
             name = get_worker().name  # of workers that were begun here, a number
-            _guards[packed.run] = Guard(packed.job, packed.limit, name if isinstance(name, int) else 0)
+            lane = name if isinstance(name, int) else 0
+            _guards[packed.run] = Guard(packed.job, packed.limit, packed.memory, lane)
         return _guards[packed.run]
 
 

@@ -53,7 +53,7 @@ def in_this_process(job: Job, meter: Meter) -> Iterator[Hands]:
 @contextmanager
 def watched_over(job: Job, meter: Meter) -> Iterator[Hands]:
     """One process of its own, begun again when a video ends it."""
-    guard = Guard(pickle.dumps(job), job.time_limit, counted=meter.add)
+    guard = Guard(pickle.dumps(job), job.time_limit, job.memory_limit, counted=meter.add)
 
     class Watched:
         def __init__(self) -> None:

@@ -95,6 +95,7 @@ def extract(
     names: Mapping[str, str] | None = None,
     retry_failed: bool = False,
     time_limit: float = TIME_LIMIT,
+    memory_limit: float | None = None,
     watched: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -122,6 +123,8 @@ def extract(
         names: under which name to store an expert, where not its own: {"s3d": "s3d_fast"}.
         retry_failed: do the videos again that failed before, and nothing else of their shards.
         time_limit: seconds that a video may take beyond ten times its length, before it is given up.
+        memory_limit: GB that a watched process may take, before the video that takes them is given up;
+            by default 90 % of what the machine, or its container, has.
         watched: work in a process of its own, which may crash or hang at a video without ending the run.
         workers: begin a Dask cluster of so many processes here, each watched; GPUs are dealt out to them.
         scheduler: join the Dask cluster at this address, e.g. "tcp://10.0.0.1:8786", instead.
@@ -135,7 +138,7 @@ def extract(
             each saying what to change. OSError if the disk gives out, WorkerLost if processes die again
             and again, KeyboardInterrupt after Ctrl-C; what is complete stays.
     """
-    _check(precision, dtype, decoder, time_limit, workers, scheduler)
+    _check(precision, dtype, decoder, time_limit, memory_limit, workers, scheduler)
     _check_positive(shard_videos=shard_videos, decoders=decoders, batch_size=batch_size, workers=workers)
     manifest = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
     named = _named(experts, names or {})
@@ -155,6 +158,7 @@ def extract(
         decoder=decoder,
         retry_failed=retry_failed,
         time_limit=time_limit,
+        memory_limit=memory_limit,
     )
     meter, began = Meter(), time.perf_counter()
     with StoreWriter(store) as writer, ExitStack() as stack:
@@ -341,7 +345,13 @@ def _named(experts: Sequence[str | Expert], names: Mapping[str, str]) -> tuple[t
 
 
 def _check(
-    precision: str, dtype: str, decoder: str, time_limit: float, workers: int | None, scheduler: str | None
+    precision: str,
+    dtype: str,
+    decoder: str,
+    time_limit: float,
+    memory_limit: float | None,
+    workers: int | None,
+    scheduler: str | None,
 ) -> None:
     for setting, value, choice in (
         ("precision", precision, tuple(PRECISIONS)),
@@ -352,6 +362,8 @@ def _check(
             raise ExtractError(f"{setting} {value!r}: must be one of {', '.join(choice)}")
     if not time_limit > 0:
         raise ExtractError(f"time_limit {time_limit}: must be more than 0 seconds")
+    if memory_limit is not None and not memory_limit > 0:
+        raise ExtractError(f"memory_limit {memory_limit}: must be more than 0 GB")
     if workers and scheduler:
         raise ExtractError("workers begins a cluster, and scheduler joins one: say which of the two")
 

@@ -24,10 +24,13 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from pipeline.errors import WorkerLost
 from pipeline.flights import Flight, is_late, late_reason
 from pipeline.messages import Failed, Handling, Lane, Pulse, Ready
 from pipeline.meter import Tally
+from pipeline.tuning import usable_memory
 from pipeline.work import Assignment, Death, Outcome
 
 LIVES = 2  # deaths of its process at which a video is left out
@@ -37,7 +40,8 @@ IDLE = 300.0  # seconds without work after which the process is let go
 UNEXPLAINED, OUTSIDE, ANY = 3, 20, 60  # deaths with no shard done between them that end the run
 LOOK = 0.5  # seconds between looks at how long videos take
 ENGINE = [sys.executable, "-m", "pipeline.engine_process"]
-STARVED = 8  # videos for which the kernel killed for want of memory, with no sound shard between, that end the run
+MOST_MEMORY = 0.9  # beyond which the kernel would kill, of a container all that is in it
+STARVED = 8  # videos that took too much memory, with no sound shard between, that end the run
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS}
 NO_MEMORY = "the kernel killed it for want of memory"
 
@@ -54,6 +58,7 @@ class Process:
     heard: float  # when it last said anything
     handling: dict[int, Flight]  # thread -> the video in its hands
     late: Flight | None = None  # the video for which it was killed
+    swollen: bool = False  # was killed for what memory it took
     still: bool = False  # was killed since it said nothing, nobody knows at which video
     ready: bool = False
     ending: bool = False  # was told that no more will come
@@ -62,12 +67,21 @@ class Process:
 class Guard:
     """Has a process of its own do assignments of a job, which is pickled.
 
-    `limit` is that of a video, in seconds; `lane` tells the process from its neighbours on the same machine. With
+    `limit` is that of a video, in seconds; `memory` what the process may take, in GB, by
+    default MOST_MEMORY of what there is; `lane` tells the process from its neighbours on the same machine. With
     `counted`, tallies go there as they come, and not with outcomes.
     """
 
-    def __init__(self, job: bytes, limit: float, lane: int = 0, counted: Callable[[Tally], None] | None = None) -> None:
+    def __init__(
+        self,
+        job: bytes,
+        limit: float,
+        memory: float | None = None,
+        lane: int = 0,
+        counted: Callable[[Tally], None] | None = None,
+    ) -> None:
         self._job, self._limit, self._lane, self._counted = job, limit, lane, counted
+        self._memory = memory * 1e9 if memory else MOST_MEMORY * usable_memory()  # bytes
         self._ready: Future[Ready] = Future()
         self._change = threading.Condition(threading.RLock())
         self._waiting: dict[int, tuple[Assignment, Future[Outcome]]] = {}
@@ -237,7 +251,10 @@ class Guard:
             self._tally.add(tally)
 
     def _look(self, process: Process) -> None:
-        """Kill a process that a video holds for too long, and let one go that has nothing to do."""
+        """Kill a process that a video holds for too long or that grows too large, let one go that has nothing to do."""
+        if _resident(process) > self._memory:
+            process.swollen = True
+            return process.popen.kill()
         now = time.monotonic()
         silence = now - process.heard if now - process.heard > SILENCE else 0.0
         for flight in process.handling.values():
@@ -278,7 +295,7 @@ class Guard:
         if culprits:
             for flight in culprits:
                 self._blamed[flight.key] += 1
-                self._starved |= {flight.key} if why == NO_MEMORY else set()
+                self._starved |= {flight.key} if why in (NO_MEMORY, self._too_much) else set()
                 if len(self._starved) >= STARVED:
                     raise WorkerLost(
                         f"{why}, at {STARVED} videos one after another: give it more, or less to do at once"
@@ -304,10 +321,16 @@ class Guard:
             return "it stood still, and was killed", False
         if code >= 0:
             return f"it ended by itself with exit code {code}", False
+        if process.swollen:
+            return self._too_much, False
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if -code == signal.SIGKILL and _oom_kills() > process.oom_kills:
             return NO_MEMORY, False
         return (f"it crashed ({name})", False) if -code in CRASHES else (f"it was killed from outside ({name})", True)
+
+    @property
+    def _too_much(self) -> str:
+        return f"it took more than {self._memory / 1e9:.3g} GB of memory (--memory-limit)"
 
     def _culprits(self, process: Process, note: str) -> list[Flight]:
         """The videos to blame for a crash: that of the thread which crashed, or the one in hand if alone."""
@@ -336,6 +359,13 @@ def _oom_kills() -> int:
     with suppress(OSError):
         found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
         return int(found[1]) if found else 0
+    return 0
+
+
+def _resident(process: Process) -> int:
+    """Bytes of memory that a process takes."""
+    with suppress(psutil.Error):  # it has just ended
+        return int(psutil.Process(process.popen.pid).memory_info().rss)
     return 0
 
 

@@ -5,14 +5,41 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+CGROUPS = Path("/sys/fs/cgroup")
 PR_SET_PDEATHSIG = 1  # of Linux' sys/prctl.h
 
 
 def usable_cores() -> int:
     """The cores that this process may use: a batch system may have allotted it fewer than the machine has."""
     return len(os.sched_getaffinity(0))
+
+
+def usable_memory() -> int:
+    """Bytes that this process and its children may take: a container or a batch system may have allotted them less."""
+    limits = [psutil.virtual_memory().total]
+    for file in _allotted():
+        with suppress(OSError, ValueError):  # not there, or "max"
+            limits.append(int(file.read_text()))
+    return min(limits)
+
+
+def _allotted() -> Iterator[Path]:
+    """Where Linux' control groups, of version 2 or 1, say how much memory the ones that this process is in may take."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if not controllers or "memory" in controllers.split(","):
+                root = CGROUPS / "memory" if controllers else CGROUPS
+                name = "memory.limit_in_bytes" if controllers else "memory.max"
+                folder = root / group.lstrip("/")
+                yield from (each / name for each in (folder, *folder.parents) if each.is_relative_to(root))
 
 
 def keep_freed_memory() -> None:

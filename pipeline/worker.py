@@ -71,6 +71,7 @@ class Job:
     decoder: str
     retry_failed: bool
     time_limit: float  # seconds
+    memory_limit: float | None  # GB
     sharers: int = 1
     lane: int = 0
     alone: bool = False  # one video at a time is decoded, and its rows are out before the next

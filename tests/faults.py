@@ -31,12 +31,20 @@ def be_killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def swell() -> None:
+    """As a decoder does that believes a file's claims."""
+    taken = bytearray(1_000_000_000)
+    time.sleep(1000)
+    del taken
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "crash": crash,
     "hang": hang,
     "wait": wait,
     "leave": leave,
     "killed": be_killed,
+    "swell": swell,
     "slow": lambda: time.sleep(4),
     "good": lambda: None,
 }

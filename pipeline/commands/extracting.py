@@ -73,6 +73,9 @@ def extract(
     time_limit: Annotated[
         float, typer.Option(help="Seconds that a video may take beyond ten times its length.")
     ] = 600.0,
+    memory_limit: Annotated[
+        float | None, typer.Option(help="GB of memory that a process may take. [default: 90 % of what there is]")
+    ] = None,
     log: Annotated[
         Path | None, typer.Option(help="The run's log, JSON Lines. [default: STORE/.run/log.jsonl, on a local disk]")
     ] = None,
@@ -133,6 +136,7 @@ def extract(
             names=_names(store_as or [], [expert.name for expert in chosen]),
             retry_failed=retry_failed,
             time_limit=time_limit,
+            memory_limit=memory_limit,
             watched=True,
             workers=workers,
             scheduler=scheduler,

@@ -265,6 +265,8 @@ def test_the_store_tells_how_its_features_were_made(reference: Path) -> None:
         ({"decoder": "mplayer"}, "av, decord, torchcodec"),
         ({"decoders": 0}, "at least 1"),
         ({"workers": 0}, "at least 1"),
+        ({"time_limit": 0.0}, "more than 0 seconds"),
+        ({"memory_limit": 0.0}, "more than 0 GB"),
         ({"device": "abacus"}, "auto, cpu, cuda"),
     ],
     ids=str,

@@ -35,9 +35,9 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def guarding(**job: object) -> Iterator[Guard]:
+def guarding(memory: float | None = None, **job: object) -> Iterator[Guard]:
     made = LightJob(**job)  # type: ignore[arg-type]
-    guard = Guard(pickle.dumps(made), made.time_limit)
+    guard = Guard(pickle.dumps(made), made.time_limit, memory)
     try:
         yield guard
     finally:
@@ -134,6 +134,14 @@ def test_too_little_memory_is_not_blamed_on_all_videos(monkeypatch: pytest.Monke
     monkeypatch.setattr(pipeline.guard, "STARVED", 3)
     with guarding(decoders=1) as guard, pytest.raises(WorkerLost, match="for want of memory, at 3 videos"):
         do(guard, shards(["killed"] * 8))
+
+
+def test_a_video_that_takes_too_much_memory_is_left_out_among_neighbours() -> None:
+    with guarding(memory=0.9, decoders=2) as guard:
+        outcomes = do(guard, shards(["good", "swell", "good"], ["good", "good", "good"]))
+    why = "it took more than 0.9 GB of memory (--memory-limit)"
+    assert left_out(outcomes) == {"swell 0.1": f"it ended the process that decoded it 2 times: {why}"}
+    assert [video for video, _ in deaths(outcomes)] == [None, "swell 0.1", "swell 0.1"]
 
 
 def test_a_signal_without_a_name_ends_nothing() -> None:

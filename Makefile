@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/reelcache demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # two at a time: many wait
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # for two cores: many tests wait
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -123,6 +123,18 @@ def kill_once(run: subprocess.Popen[bytes], count: Path, moments: random.Random,
     return kind
 
 
+def working_time(run: subprocess.Popen[bytes], count: Path) -> float:
+    """Wait for a run; the seconds from the first frame that was prepared to the last."""
+    seen, moments = 0, []
+    while run.poll() is None:
+        if size(count) > seen:
+            seen = size(count)
+            moments.append(time.monotonic())
+        time.sleep(0.005)
+    assert run.returncode == 0
+    return moments[-1] - moments[0]
+
+
 def size(count: Path) -> int:
     """How many frames were prepared so far."""
     return count.stat().st_size if count.exists() else 0
@@ -141,11 +153,7 @@ def main(kills: int = 100, videos: int = 48, shard_videos: int = 4, workers: int
             return subprocess.Popen([sys.executable, "-c", RUN, *words], env=environment, stderr=subprocess.DEVNULL)
 
         unbroken, run = folder / "unbroken.zarr", begin(folder / "unbroken.zarr")
-        while not size(count):
-            time.sleep(0.005)
-        began = time.monotonic()
-        assert run.wait() == 0
-        whole, frames, truth = time.monotonic() - began, size(count), arrays_of(unbroken)
+        whole, frames, truth = working_time(run, count), size(count), arrays_of(unbroken)
         shard_frames = frames * shard_videos / videos
         kinds, sound = Counter[str](), True
         again: list[float] = []  # shards' worth of frames that were prepared again, a kill, of each store

@@ -95,7 +95,7 @@ def test_a_video_that_holds_its_process_for_too_long_is_left_out_at_once(
 ) -> None:
     monkeypatch.setattr(pipeline.guard, "GRACE", 0.5)
     monkeypatch.setattr(pipeline.guard, "SILENCE", 1.0)
-    with guarding(time_limit=2.0, decoders=1) as guard:
+    with guarding(time_limit=3.0, decoders=1) as guard:
         outcomes = do(guard, shards(["good", kind, "good"]))
     assert "--time-limit" in left_out(outcomes)[f"{kind} 0.1"]
     assert deaths(outcomes) == [(f"{kind} 0.1", True)]
@@ -106,7 +106,7 @@ def test_the_time_that_networks_take_to_load_is_not_counted_against_the_first_vi
 ) -> None:
     monkeypatch.setattr(pipeline.guard, "GRACE", 0.5)
     monkeypatch.setattr(pipeline.guard, "SILENCE", 1.0)
-    with guarding(time_limit=2.0, decoders=1, loads=4.0) as guard:
+    with guarding(time_limit=3.0, decoders=1, loads=5.0) as guard:
         outcomes = do(guard, shards(["good"] * 12))
     assert (left_out(outcomes), deaths(outcomes)) == ({}, [])
 

@@ -112,6 +112,8 @@ def kill_once(run: subprocess.Popen[bytes], count: Path, moments: random.Random,
             return None
         time.sleep(0.005)
     time.sleep(moments.uniform(0, longest))
+    if run.poll() is not None:
+        return None
     try:
         there = {kind: some for kind, some in processes(psutil.Process(run.pid)).items() if some}
         kind = moments.choice(sorted(there))

@@ -35,6 +35,7 @@ MOST_GIVEN = 2000  # shards that the scheduler knows of at once
 LOOK = 5.0  # seconds between looks at how large the cluster is
 LOSSES = 20  # workers that Dask may lose over a shard before it gives it up, and times that it may, before the run ends
 PATIENCE = 60  # seconds until the scheduler must have answered
+GONE = "the cluster is gone; what is written stays, and the same command goes on"
 SETTINGS = {
     "distributed.scheduler.allowed-failures": LOSSES,  # a shard whose worker died is no worse than others
     "distributed.worker.profile.enabled": False,  # it would look at idle threads a hundred times a second
@@ -55,7 +56,8 @@ def on_cluster(
     Raises ExtractError if there is no scheduler at the address.
     """
     with _joined(scheduler) if scheduler else _begun(job, workers or 1) as client:
-        packed = Packed(job.run, job.time_limit, job.memory_limit, pickle.dumps(replace(job, sharers=workers or 1)))
+        job = replace(job, sharers=workers or 1)
+        packed = Packed(job.run, job.time_limit, job.memory_limit, job.sharers, pickle.dumps(job))
         try:
             yield Cluster(client, packed, tell), client.dashboard_link
         except BaseException:  # also Ctrl-C: what goes on is not waited for
@@ -71,6 +73,7 @@ class Packed:
     run: str
     limit: float  # of a video, in seconds
     memory: float | None  # that its process may take, in GB
+    sharers: int  # processes on a machine
     job: bytes
 
 
@@ -84,9 +87,11 @@ class Cluster:
         self._losses: Counter[int] = Counter()
         try:
             ready = self._loaded()
-        except (KilledWorker, CancelledError) as error:
+        except CancelledError as error:
+            raise WorkerLost(GONE) from error
+        except KilledWorker as error:
             raise WorkerLost(f"no worker of the cluster came as far as loading the networks: {error}") from error
-        processes = len(client.nthreads())
+        processes = max(1, len(client.nthreads()))
         self.ready = replace(ready, decoders=ready.decoders * processes, processes=processes)
 
     def run(self, work: Work) -> None:
@@ -118,7 +123,7 @@ class Cluster:
     def _again(self, assignment: Assignment, error: BaseException) -> bool:
         """Dask gives a task up when some workers have died over it; it is not to blame for what else they did."""
         if isinstance(error, CancelledError):
-            raise WorkerLost("the cluster is gone; what is written stays, and the same command goes on") from error
+            raise WorkerLost(GONE) from error
         self._losses[assignment.shard] += isinstance(error, KilledWorker)
         if self._losses[assignment.shard] >= LOSSES:
             raise WorkerLost(f"Dask gave up {LOSSES} times shard {assignment.shard}: {error}") from error
@@ -149,7 +154,7 @@ def _guard(packed: Packed) -> Guard:
         if packed.run not in _guards:
             name = get_worker().name  # of workers that were begun here, a number
             lane = name if isinstance(name, int) else 0
-            _guards[packed.run] = Guard(packed.job, packed.limit, packed.memory, lane)
+            _guards[packed.run] = Guard(packed.job, packed.limit, packed.memory, lane, packed.sharers)
         return _guards[packed.run]
 
 
@@ -181,8 +186,21 @@ def _joined(scheduler: str) -> Iterator[Client]:
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ExtractError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from None
-    with client:
+    with client, _quiet("distributed", "distributed.client"):
         yield client
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Within, these loggers say nothing: that a cluster is lost is told once, in words of ours."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -93,7 +93,8 @@ def give_out(
     given: dict[Future[Outcome], Assignment] = {}
     assignments: Iterator[Assignment | None] | None = iter(work)
     while given or assignments:
-        while assignments and len(given) < most():
+        room = most()
+        while assignments and len(given) < room:
             try:
                 assignment = next(assignments)
             except StopIteration:

@@ -123,8 +123,8 @@ def extract(
         names: under which name to store an expert, where not its own: {"s3d": "s3d_fast"}.
         retry_failed: do the videos again that failed before, and nothing else of their shards.
         time_limit: seconds that a video may take beyond ten times its length, before it is given up.
-        memory_limit: GB that a watched process may take, before the video that takes them is given up;
-            by default 90 % of what the machine, or its container, has.
+        memory_limit: GB that each watched process may take, before the video that takes them is given up;
+            by default nine tenths of what the machine or its container has, shared among `workers`.
         watched: work in a process of its own, which may crash or hang at a video without ending the run.
         workers: begin a Dask cluster of so many processes here, each watched; GPUs are dealt out to them.
         scheduler: join the Dask cluster at this address, e.g. "tcp://10.0.0.1:8786", instead.
@@ -162,13 +162,14 @@ def extract(
     )
     meter, began = Meter(), time.perf_counter()
     with StoreWriter(store) as writer, ExitStack() as stack:
-        events = RunLog(run, _log(writer, log), listener)
+        events = RunLog(run, listener)
         hands, dashboard = stack.enter_context(_hands(job, meter, watched, workers, scheduler, events.tell))
         plan = _plan(writer, manifest, shard_videos, hands.ready.experts)
         todo = _unfinished(writer, plan, [name for name, _ in named], retry_failed)
         account = Account(events, meter)
         work = Work(manifest, plan, todo, account.heard)
         if todo:
+            events.path = _log(writer, log)
             settings = {"weights": weights, "device": device, "decoders": hands.ready.decoders, "workers": workers or 1}
             events.tell(
                 "run_started", store=str(store), manifest=str(manifest.path), experts=[name for name, _ in named],

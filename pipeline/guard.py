@@ -30,7 +30,7 @@ from pipeline.errors import WorkerLost
 from pipeline.flights import Flight, is_late, late_reason
 from pipeline.messages import Failed, Handling, Lane, Pulse, Ready
 from pipeline.meter import Tally
-from pipeline.tuning import usable_memory
+from pipeline.tuning import spare_memory
 from pipeline.work import Assignment, Death, Outcome
 
 LIVES = 2  # deaths of its process at which a video is left out
@@ -40,8 +40,7 @@ IDLE = 300.0  # seconds without work after which the process is let go
 UNEXPLAINED, OUTSIDE, ANY = 3, 20, 60  # deaths with no shard done between them that end the run
 LOOK = 0.5  # seconds between looks at how long videos take
 ENGINE = [sys.executable, "-m", "pipeline.engine_process"]
-MOST_MEMORY = 0.9  # beyond which the kernel would kill, of a container all that is in it
-STARVED = 8  # videos that took too much memory, with no sound shard between, that end the run
+STARVED = 8  # videos that took too much memory, with no sound one between, that end the run
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS}
 NO_MEMORY = "the kernel killed it for want of memory"
 
@@ -67,8 +66,8 @@ class Process:
 class Guard:
     """Has a process of its own do assignments of a job, which is pickled.
 
-    `limit` is that of a video, in seconds; `memory` what the process may take, in GB, by
-    default MOST_MEMORY of what there is; `lane` tells the process from its neighbours on the same machine. With
+    `limit` is that of a video, in seconds; `memory` is what the process may take, in GB, by default its part of
+    what `spare_memory` gives all `sharers`; `lane` tells the process from its neighbours on the same machine. With
     `counted`, tallies go there as they come, and not with outcomes.
     """
 
@@ -78,10 +77,11 @@ class Guard:
         limit: float,
         memory: float | None = None,
         lane: int = 0,
+        sharers: int = 1,
         counted: Callable[[Tally], None] | None = None,
     ) -> None:
         self._job, self._limit, self._lane, self._counted = job, limit, lane, counted
-        self._memory = memory * 1e9 if memory else MOST_MEMORY * usable_memory()  # bytes
+        self._memory = memory * 1e9 if memory else spare_memory() / sharers  # bytes
         self._ready: Future[Ready] = Future()
         self._change = threading.Condition(threading.RLock())
         self._waiting: dict[int, tuple[Assignment, Future[Outcome]]] = {}
@@ -219,6 +219,8 @@ class Guard:
                     process.handling[flight.thread] = flight
                 case Handling(flight, False):
                     process.handling.pop(flight.thread, None)
+                    if process.alone and flight.key not in {other.key for other in process.handling.values()}:
+                        self._starved.clear()  # there is memory enough for videos as such
                 case Pulse(tally, flights):
                     process.handling.update(
                         {flight.thread: flight for flight in flights if flight.thread in process.handling}
@@ -363,9 +365,10 @@ def _oom_kills() -> int:
 
 
 def _resident(process: Process) -> int:
-    """Bytes of memory that a process takes."""
+    """Bytes of memory that a process takes, without files mapped into it, which the kernel can drop."""
     with suppress(psutil.Error):  # it has just ended
-        return int(psutil.Process(process.popen.pid).memory_info().rss)
+        memory = psutil.Process(process.popen.pid).memory_info()
+        return int(memory.rss - getattr(memory, "shared", 0))
     return 0
 
 

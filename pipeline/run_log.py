@@ -16,22 +16,23 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class RunLog:
-    """Writes events to a file, if one is named, and tells them to a listener.
+    """Tells events to a listener, and writes them to the file at `path`, as soon as one is named.
 
     Every event has "time" (UTC), "run" and "event"; docs/scaling.md lists them with what else they say.
     """
 
-    def __init__(self, run: str, path: Path | None, listener: Listener | None = None) -> None:
-        self._run, self._path, self._listener = run, path, listener
+    def __init__(self, run: str, listener: Listener | None = None) -> None:
+        self._run, self._listener = run, listener
+        self.path: Path | None = None
 
     def tell(self, event: str, **about: Any) -> None:
         """Note an event. Raises OSError if the file cannot be written."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         document = {"time": now, "run": self._run, "event": event, **about}
-        if self._path:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps(document, ensure_ascii=False).encode() + b"\n"
-            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 os.write(file, line)  # in one piece, so that runs that share a log do not mix their lines
             finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 PR_SET_PDEATHSIG = 1  # of Linux' sys/prctl.h
 
 
@@ -21,19 +21,24 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def usable_memory() -> int:
-    """Bytes that this process and its children may take: a container or a batch system may have allotted them less."""
+def spare_memory() -> float:
+    """Bytes that processes which work may take together, before the kernel kills: of a container, all that is in it.
+
+    That is nine tenths of what there is, and at least 2 GB less, but half of it: the one that watches takes some,
+    too, and looks only now and then. There is what the machine has, or a container or a batch system has allotted.
+    """
     limits = [psutil.virtual_memory().total]
     for file in _allotted():
         with suppress(OSError, ValueError):  # not there, or "max"
             limits.append(int(file.read_text()))
-    return min(limits)
+    there = min(limits)
+    return min(0.9 * there, max(0.5 * there, there - 2e9))
 
 
 def _allotted() -> Iterator[Path]:
     """Where Linux' control groups, of version 2 or 1, say how much memory the ones that this process is in may take."""
     with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in OWN_CGROUPS.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if not controllers or "memory" in controllers.split(","):
                 root = CGROUPS / "memory" if controllers else CGROUPS

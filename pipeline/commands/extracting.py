@@ -74,7 +74,7 @@ def extract(
         float, typer.Option(help="Seconds that a video may take beyond ten times its length.")
     ] = 600.0,
     memory_limit: Annotated[
-        float | None, typer.Option(help="GB of memory that a process may take. [default: 90 % of what there is]")
+        float | None, typer.Option(help="GB that each process may take. [default: most of the memory, shared]")
     ] = None,
     log: Annotated[
         Path | None, typer.Option(help="The run's log, JSON Lines. [default: STORE/.run/log.jsonl, on a local disk]")

@@ -16,6 +16,7 @@ from corpora import make_corpus
 from extractors import find_experts
 from feature_store import verify
 from pipeline import extract
+from pipeline.errors import WorkerLost
 from pipeline.executors import give_out
 from pipeline.extraction import ExtractError
 from pipeline.work import Assignment, Outcome
@@ -90,6 +91,25 @@ def test_a_cluster_that_is_there_is_joined_and_its_first_worker_waited_for(
     assert events[0]["scheduler"] == address
     assert summary.shards == 10
     assert shard_bytes(tmp_path / "s") == shard_bytes(alone)
+
+
+def test_a_run_that_is_stopped_while_it_waits_for_workers_leaves_nothing(manifest: Path, tmp_path: Path) -> None:
+    def stop(event: dict[str, Any]) -> None:
+        assert event["event"] == "no_workers"
+        raise KeyboardInterrupt
+
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster, pytest.raises(KeyboardInterrupt):
+        extract(manifest, tmp_path / "s", QUICK, scheduler=cluster.scheduler_address, listener=stop, **SETTINGS)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("hands", [{"watched": True}, {"workers": 1}], ids=str)
+def test_networks_that_need_more_memory_than_they_may_take_are_told_of(
+    hands: dict[str, Any], manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(WorkerLost, match=r"it took more than 0\.05 GB of memory \(--memory-limit\)"):
+        extract(manifest, tmp_path / "s", QUICK, memory_limit=0.05, **hands, **SETTINGS)
+    assert not (tmp_path / "s").exists()
 
 
 def test_an_address_where_no_scheduler_is_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def test_what_a_process_on_another_machine_holds_is_done_once_it_has_fallen_sile
 def test_a_shard_that_is_held_for_long_is_told_once_and_what_was_counted_meanwhile_is_kept() -> None:
     told: list[dict[str, Any]] = []
     meter = Meter()
-    account = Account(RunLog("r", None, told.append), meter)
+    account = Account(RunLog("r", told.append), meter)
     for by in ("one", "one", "another"):
         account.heard(Outcome(3, "held", by, tally=Tally(sampled=2)))
     assert [event["by"] for event in told] == ["one", "another"]

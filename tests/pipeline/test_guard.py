@@ -160,7 +160,7 @@ def test_a_signal_without_a_name_ends_nothing() -> None:
         future = pool.submit(guard.do, shards(["good"] * 5)[0])
         guard.ready()
         os.kill(process_of(guard).popen.pid, 40)
-        assert future.result(60).deaths[0].why == "it was killed from outside (signal 40)"
+        assert future.result(300).deaths[0].why == "it was killed from outside (signal 40)"
 
 
 def test_a_process_that_cannot_be_begun_anew_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,14 +233,14 @@ def test_the_process_ends_with_who_watches_over_it(kind: str) -> None:
         engine = psutil.Process(int(caller.stdout.readline()))
         assert engine.is_running()
         caller.kill()
-    engine.wait(10)
+    engine.wait(60)
 
 
 def test_an_idle_process_is_let_go_and_begun_again_for_the_next_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.guard, "IDLE", 0.3)
     with guarding() as guard:
         do(guard, shards(["good"]))
-        process_of(guard).popen.wait(30)
+        process_of(guard).popen.wait(300)
         assert [outcome.state for outcome in do(guard, shards(["good"]))] == ["written"]
 
 

@@ -207,7 +207,7 @@ def test_the_command_watches_until_it_is_interrupted(store: Path) -> None:
     do_shard(store, 1)
     assert watching.stdout.readline().startswith(b"4/5 videos")
     watching.send_signal(signal.SIGINT)
-    assert watching.wait(30) == 0
+    assert watching.wait(300) == 0
 
 
 def test_what_is_watched_is_no_json(store: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_run_killed_from_outside_ends_as_an_unbroken_one(
     process = subprocess.Popen(
         [sys.executable, str(script), "train", str(recipe_file), "-o", str(run)], env=environment()
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (run / LAST).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)
@@ -409,7 +409,7 @@ def reelcache(*arguments: str) -> str:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import dask
 from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, get_worker
+from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import ExtractError, WorkerLost
 from pipeline.executors import Hands, give_out, given_ahead
@@ -186,21 +187,8 @@ def _joined(scheduler: str) -> Iterator[Client]:
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ExtractError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from None
-    with client, _quiet("distributed", "distributed.client"):
+    with silence_logging_cmgr(logging.CRITICAL), client:  # that a cluster is lost is told once, in words of ours
         yield client
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Within, these loggers say nothing: that a cluster is lost is told once, in words of ours."""
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
-    for logger in levels:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
 
 
 @contextmanager

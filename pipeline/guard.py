@@ -297,7 +297,8 @@ class Guard:
         if culprits:
             for flight in culprits:
                 self._blamed[flight.key] += 1
-                self._starved |= {flight.key} if why in (NO_MEMORY, self._too_much) else set()
+                if why in (NO_MEMORY, self._too_much):
+                    self._starved.add(flight.key)
                 if len(self._starved) >= STARVED:
                     raise WorkerLost(
                         f"{why}, at {STARVED} videos one after another: give it more, or less to do at once"

@@ -7,8 +7,10 @@ networks are loaded once, and Dask's own worker does not die of a video.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -22,6 +24,7 @@ import dask
 from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, get_worker
 from distributed.utils import silence_logging_cmgr
 
+from feature_store.clean_processes import clean_command
 from pipeline.errors import ExtractError, WorkerLost
 from pipeline.executors import Hands, give_out, given_ahead
 from pipeline.guard import Guard
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.worker import Job
 
 MOST_GIVEN = 2000  # shards that the scheduler knows of at once
+POLL = 0.1  # seconds between looks at whether workers have begun
 LOOK = 5.0  # seconds between looks at how large the cluster is
 LOSSES = 20  # workers that Dask may lose over a shard before it gives it up, and times that it may, before the run ends
 PATIENCE = 60  # seconds until the scheduler must have answered
@@ -154,7 +158,7 @@ def _guard(packed: Packed) -> Guard:
     with _lock:
         if packed.run not in _guards:
             name = get_worker().name  # of workers that were begun here, a number
-            lane = name if isinstance(name, int) else 0
+            lane = int(name) if str(name).isdecimal() else 0
             _guards[packed.run] = Guard(packed.job, packed.limit, packed.memory, lane, packed.sharers)
         return _guards[packed.run]
 
@@ -195,14 +199,55 @@ def _joined(scheduler: str) -> Iterator[Client]:
 def _begun(job: Job, workers: int) -> Iterator[Client]:
     with (
         dask.config.set(SETTINGS),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=given_ahead(job.decoders or usable_cores() // workers, job.shard_videos),
-            memory_limit=0,  # features are not in its hands
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as cluster,
         Client(cluster, set_as_default=False) as client,
+        _worker_programs(
+            cluster.scheduler_address,
+            workers,
+            given_ahead(job.decoders or usable_cores() // workers, job.shard_videos),
+        ) as programs,
     ):
         client.register_plugin(Settled())  # also of workers that come in place of others
+        _await_workers(client, programs)
         yield client
+
+
+@contextmanager
+def _worker_programs(scheduler: str, workers: int, threads: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Dask's own worker programs, which begin a new worker when one dies; their names are numbers.
+
+    LocalCluster would begin workers that run the caller's script again.
+    """
+    settings = dask.config.serialize({**dask.config.global_config, "logging": {"distributed": "critical"}})
+    options = ["--nthreads", str(threads), "--memory-limit", "0", "--no-dashboard", "--host", "127.0.0.1"]
+    programs: list[subprocess.Popen[bytes]] = []
+    try:
+        for number in range(workers):
+            command = clean_command("distributed.cli.dask_worker", scheduler, "--name", str(number), *options)
+            programs.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # what libraries print must not mix with what the command prints
+                    env={**os.environ, "DASK_INTERNAL_INHERIT_CONFIG": settings},
+                    process_group=0,  # Ctrl-C is for the process that started it
+                )
+            )
+        yield programs
+    finally:
+        for program in programs:
+            program.terminate()
+        for program in programs:
+            with suppress(subprocess.TimeoutExpired):
+                program.wait(PATIENCE)
+            program.kill()
+            program.wait()
+
+
+def _await_workers(client: Client, programs: list[subprocess.Popen[bytes]]) -> None:
+    """Wait for the workers. Raises WorkerLost if one of their programs ends before that."""
+    while len(client.nthreads()) < len(programs):
+        ended = [program.returncode for program in programs if program.poll() is not None]
+        if ended:
+            raise WorkerLost(f"a worker of the cluster ended with exit code {ended[0]} before it had begun")
+        time.sleep(POLL)

@@ -7,14 +7,12 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import islice
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_manifests import ManifestError, Video
 from feature_store import StoreError
+from feature_store.clean_processes import map_in_processes
 from feature_store.places import is_url, open_place
 from pipeline.fetching import local_file
 from pipeline.media import MediaError, probe
@@ -62,7 +60,7 @@ MEDIA_SUFFIXES = frozenset(  # a table to read, hence one string
         ".wma",
     ]
 )
-PROBES_AHEAD = 64  # a worker; the list of files may be long
+PROBES_AT_ONCE = 4  # files
 
 
 @dataclass(frozen=True)
@@ -161,11 +159,11 @@ def _from_csv(path: Path) -> Iterator[Video]:
 
 
 def probe_videos(videos: Iterable[Video], workers: int) -> Iterator[Probed]:
-    """Probe files in `workers` processes and yield them in order, what was found being in `meta`."""
-    videos = iter(videos)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        while batch := list(islice(videos, workers * PROBES_AHEAD)):
-            yield from pool.map(_probe, batch, chunksize=4)
+    """Probe files in `workers` processes and yield them in order, what was found being in `meta`.
+
+    A file at which its process crashes is one that cannot be read.
+    """
+    return map_in_processes(_probe, videos, workers, PROBES_AT_ONCE, _crashed)
 
 
 def relative_to(folder: Path, video: Video) -> str:
@@ -181,6 +179,13 @@ def _probe(video: Video) -> Probed:
         with local_file(video.path) as path:
             found = {name: value for name, value in asdict(probe(path)).items() if value is not None}
     except MediaError as error:
-        meta = {**video.meta, "problem": str(error)}
-        return Probed(Video(video.id, video.path, video.start, video.end, meta), str(error))
-    return Probed(Video(video.id, video.path, video.start, video.end, {**video.meta, **found}), None)
+        return _unreadable(video, str(error))
+    return Probed(replace(video, meta={**video.meta, **found}), None)
+
+
+def _crashed(video: Video, how: str) -> Probed:
+    return _unreadable(video, f"open: {how}")
+
+
+def _unreadable(video: Video, problem: str) -> Probed:
+    return Probed(replace(video, meta={**video.meta, "problem": problem}), problem)

@@ -244,21 +244,29 @@ def _run(hands: Hands, work: Work, account: Account, show: Show | None, meter: M
 
 @contextmanager
 def _draining(work: Work, told: Callable[[], None]) -> Iterator[None]:
-    """Within, the first Ctrl-C has no more shards begun; the second one is an exception, as ever."""
+    """Within, the first Ctrl-C or SIGTERM has no more shards begun; the second one raises KeyboardInterrupt.
+
+    SIGTERM is how Slurm, Kubernetes and `docker stop` announce that they will kill.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
+    drained = False
 
-    def drain(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, before)
+    def stop(number: int, frame: Any) -> None:
+        nonlocal drained
+        if drained:
+            raise KeyboardInterrupt
+        drained = True
         work.drain()
         told()
 
-    before = signal.signal(signal.SIGINT, drain)
+    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import pickle
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,6 +25,7 @@ from typing import IO, Any
 
 import psutil
 
+from feature_store.clean_processes import clean_command
 from pipeline.errors import WorkerLost
 from pipeline.flights import Flight, is_late, late_reason
 from pipeline.messages import Failed, Handling, Lane, Pulse, Ready
@@ -39,7 +39,7 @@ SILENCE = 5.0  # seconds without a word after which its own clock is no longer r
 IDLE = 300.0  # seconds without work after which the process is let go
 UNEXPLAINED, OUTSIDE, ANY = 3, 20, 60  # deaths with no shard done between them that end the run
 LOOK = 0.5  # seconds between looks at how long videos take
-ENGINE = [sys.executable, "-m", "pipeline.engine_process"]
+ENGINE = clean_command("pipeline.engine_process")
 STARVED = 8  # videos that took too much memory, with no sound one between, that end the run
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS}
 NO_MEMORY = "the kernel killed it for want of memory"

@@ -35,7 +35,7 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
     """Follow a recipe in the folder `run`, or, with `resume`, go on where it was left.
 
     Returns what of the annotations was left out, for people. Raises TrainError, before training starts, for whatever
-    the recipe asks that the store or the annotations do not have.
+    the recipe asks that the store or the annotations do not have, and KeyboardInterrupt after Ctrl-C.
     """
     _quiet()
     data, options = recipe.data, recipe.training
@@ -72,7 +72,10 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
         ranks=trainer.world_size,
         least=2 if task.compares_pairs else 1,
     )
-    trainer.fit(module, train_dataloaders=module.batches, ckpt_path=last, weights_only=True)
+    try:
+        trainer.fit(module, train_dataloaders=module.batches, ckpt_path=last, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt(f"stopped; `reelcache train {run} --resume` goes on") from None
     return (*split.left_out, *(val.left_out if val else ()))
 
 

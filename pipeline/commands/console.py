@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -28,11 +30,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Errors that a user can mend are told in a sentence: exit code 2 for wrong usage, 1 for the rest."""
+    """Errors that a user can mend are told in a sentence: exit code 2 for wrong usage, 1 for the rest.
+
+    SIGTERM counts as Ctrl-C. It has a handler, since a process that is the first of a container is sent no signal
+    that has none.
+    """
     try:
-        yield
-    except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here")
+        with _terminated_as_interrupted():
+            yield
+    except KeyboardInterrupt as error:
+        message = str(error) or "stopped; the same command goes on from here"
+        err.print(message, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except Exception as error:
         code = _exit_code(error)
@@ -41,6 +49,18 @@ def told() -> Iterator[None]:
         err.print("error: ", style="bold red", end="")
         err.print(plain_lines(str(error)), soft_wrap=True)
         raise typer.Exit(code) from None
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def telling(command: Callable[..., None]) -> Callable[..., None]:

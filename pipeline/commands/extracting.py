@@ -85,7 +85,7 @@ def extract(
 ) -> None:
     """Extract features of a corpus into a store. The same command resumes, extends and adds experts.
 
-    Ctrl-C lets the shards in flight be finished; a second one stops at once.
+    Ctrl-C or SIGTERM lets the shards in flight be finished; a second one stops at once.
 
     **Examples**
 

@@ -61,23 +61,24 @@ def events(store: Path) -> list[str]:
     return [json.loads(line)["event"] for line in (store / ".run/log.jsonl").read_text().splitlines()]
 
 
-def interrupting(monkeypatch: pytest.MonkeyPatch, *shards: int) -> None:
-    """Press Ctrl-C whenever one of these shards is about to be written."""
+def interrupting(monkeypatch: pytest.MonkeyPatch, *shards: int, how: signal.Signals = signal.SIGINT) -> None:
+    """Press Ctrl-C, or send another signal, whenever one of these shards is about to be written."""
     finish = ShardTask.finish
 
     def press(task: ShardTask, info: Any) -> Any:
         if task.shard in shards:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), how)
             time.sleep(0.2)
         return finish(task, info)
 
     monkeypatch.setattr(ShardTask, "finish", press)
 
 
-def test_ctrl_c_lets_shards_in_flight_be_finished(
-    manifest: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+def test_ctrl_c_and_sigterm_let_shards_in_flight_be_finished(
+    manifest: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
-    interrupting(monkeypatch, 1)
+    interrupting(monkeypatch, 1, how=how)
     with pytest.raises(KeyboardInterrupt):
         run(manifest, tmp_path / "s")
     done = complete(tmp_path / "s")
@@ -85,6 +86,7 @@ def test_ctrl_c_lets_shards_in_flight_be_finished(
     assert events(tmp_path / "s")[-1] == "run_stopped" and "stopping" in events(tmp_path / "s")
     assert list((tmp_path / "s/.run/leases").glob("*")) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     run(manifest, tmp_path / "s")
     assert shard_bytes(tmp_path / "s") == shard_bytes(unbroken)
 
@@ -98,15 +100,19 @@ def test_a_second_ctrl_c_stops_now(manifest: Path, tmp_path: Path, monkeypatch: 
     assert summarize(tmp_path / "s").experts["timm:test_resnet"].pending >= 5
 
 
-@pytest.mark.parametrize("cluster", [[], ["--workers", "1"]], ids=["watched", "on a cluster"])
-def test_ctrl_c_in_a_terminal_reaches_the_one_that_was_called(cluster: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "cluster"),
+    [(signal.SIGINT, []), (signal.SIGTERM, ["--workers", "1"])],
+    ids=["Ctrl-C, one process", "SIGTERM, a cluster"],
+)
+def test_signals_to_the_whole_group_drain_the_run(how: signal.Signals, cluster: list[str], tmp_path: Path) -> None:
     manifest = make_corpus(tmp_path, videos=16)
     command = [sys.executable, "-m", "pipeline.cli", "extract", str(manifest), str(tmp_path / "s"), *cluster]
     command += ["--experts", "timm:test_resnet", "--weights", "random", "--shard-videos", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while process.poll() is None and not complete(tmp_path / "s"):
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, how)
         told = process.communicate(timeout=300)[1]
     assert process.returncode == 1, told
     assert "stopping once the shards in flight are written" in told

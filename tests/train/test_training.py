@@ -131,10 +131,11 @@ def test_a_killed_run_of_each_system_ends_as_an_unbroken_one(corpus: Path, tmp_p
     assert_same(saved(tmp_path / "run"), saved(tmp_path / "unbroken"))
 
 
-def test_a_run_killed_from_outside_ends_as_an_unbroken_one(
-    unbroken: tuple[Recipe, dict[str, Any]], corpus: Path, tmp_path: Path
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
+def test_a_run_ended_from_outside_ends_as_an_unbroken_one_once_resumed(
+    unbroken: tuple[Recipe, dict[str, Any]], corpus: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """SIGKILL, which no program can answer, while `reelcache train` is in the middle of its steps."""
+    """SIGKILL, which no program can answer, or SIGTERM, while `reelcache train` is in the middle of its steps."""
     recipe, whole = unbroken
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
@@ -148,14 +149,19 @@ def test_a_run_killed_from_outside_ends_as_an_unbroken_one(
     recipe_file = tmp_path / "small.toml"
     recipe_file.write_text(to_toml(recipe))
     process = subprocess.Popen(
-        [sys.executable, str(script), "train", str(recipe_file), "-o", str(run)], env=environment()
+        [sys.executable, str(script), "train", str(recipe_file), "-o", str(run)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 300
     while not (run / LAST).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(how)
+    printed = process.communicate(timeout=300)[1]
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 1), printed
+    assert how == signal.SIGKILL or ("--resume` goes on" in printed and "Traceback" not in printed)
     assert saved(run)["step"] < 3 * STEPS
     train(open_recipe(run), run, resume=True)
     assert_same(saved(run), whole)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from feature_store.clean_processes import map_in_processes
 from train import RecipeError, TrainError
 from train.text import role_rules, role_spacy, tagging
 from train.text.role_graphs import Edge, Node, RoleGraph
@@ -79,9 +78,7 @@ def _parse(
     workers = processes or ((os.cpu_count() or 1) if len(captions) >= _WORTH_PROCESSES else 1)
     if workers == 1:
         return [parse(words) for words in captions]
-    fresh = multiprocessing.get_context("spawn")  # a forked process could inherit a lock that a thread holds
-    with ProcessPoolExecutor(workers, fresh) as pool:
-        return list(pool.map(parse, captions, chunksize=_AT_ONCE))
+    return list(map_in_processes(parse, captions, workers, _AT_ONCE))
 
 
 def _write(path: Path, parser: Parser[Parse], version: str, parses: Mapping[str, Parse]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline import media
 from pipeline.decode import SHORTFALL, Picture, Playback, Sound, Track
+from pipeline.orientation import Orientation, orientation
 
 TIMES_A_CALL = 8  # pictures asked for at once: enough to share a group of pictures, few enough to fit
 PLAIN_CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4"}  # a frame a packet
@@ -116,10 +117,11 @@ def _looks_plain(container: Any) -> bool:
         frame = media.first_frame(container, stream)
     except media.MediaError:
         return False
-    upright = frame.rotation == 0 and media.square_size(2, 2, stream.sample_aspect_ratio) == (2, 2)
+    upright = frame.rotation == 0 and orientation(frame) == Orientation()
+    square = media.square_size(2, 2, stream.sample_aspect_ratio) == (2, 2)
     fits = media.unfit_size(frame.width, frame.height) is None
     stamped = container.format.name in media.STAMPED_FORMATS
-    return upright and fits and stamped and stream.codec_context.name in PLAIN_CODECS
+    return upright and square and fits and stamped and stream.codec_context.name in PLAIN_CODECS
 
 
 def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:

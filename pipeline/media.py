@@ -15,6 +15,8 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
+from pipeline.orientation import orientation
+
 # Demuxers that read the one file they are given. Playlists and scripts (hls, dash, concat, sdp, ...)
 # would have FFmpeg open what else an untrusted file names, and are refused with everything unlisted.
 SELF_CONTAINED_FORMATS = (
@@ -64,6 +66,7 @@ class Probe:
     audio_codec: str | None = None
     audio_rate: int | None = None
     audio_channels: int | None = None
+    mirrored: bool | None = None  # True if pictures are to be mirrored left to right before they are turned
 
 
 @dataclass
@@ -188,8 +191,8 @@ def _probe_video(container: InputContainer, stream: Any) -> dict[str, Any]:
     width, height = square_size(frame.width, frame.height, stream.sample_aspect_ratio)
     if reason := unfit_size(width, height):
         raise MediaError("decode", reason)
-    rotation = quarter_turns(frame) * 90
-    if rotation % 180:
+    shown = orientation(frame)
+    if shown.turns % 2:
         width, height = height, width
     rate = stream.average_rate or stream.guessed_rate
     return {
@@ -197,7 +200,8 @@ def _probe_video(container: InputContainer, stream: Any) -> dict[str, Any]:
         "height": height,
         "fps": round(float(rate), 3) if rate else None,
         "video_codec": stream.codec_context.name,
-        "rotation": rotation,
+        "rotation": shown.turns * 90,
+        "mirrored": shown.mirrored or None,
     }
 
 
@@ -245,9 +249,3 @@ def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple
     if not pixel_aspect or pixel_aspect == 1:
         return width, height
     return max(1, round(width * pixel_aspect)), height
-
-
-def quarter_turns(frame: Any) -> int:
-    """How often, 0 to 3, the frame is to be turned by 90 degrees counterclockwise; senseless angles count as 0."""
-    degrees = frame.rotation
-    return degrees // 90 % 4 if degrees % 90 == 0 and abs(degrees) <= 360 else 0

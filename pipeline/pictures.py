@@ -14,6 +14,7 @@ from av.video.reformatter import VideoReformatter
 
 from pipeline import media
 from pipeline.media import LONGEST_GAP, SETBACK, Track
+from pipeline.orientation import orientation
 
 MOST_UNDECODED = 1000  # packets read ahead; what is more in one group of pictures is decoded, wanted or not
 DEEP_CODECS = {"h264", "hevc"}  # decoders that may hold back any number of frames; the others one, for B-frames
@@ -217,8 +218,7 @@ class PictureStream:
             raise media.MediaError("decode", reason)
         # One thread: swscale's own pool costs seven times the processor time of the conversion.
         rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
-        turns = media.quarter_turns(frame)
-        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+        return orientation(frame).upright(rgb)
 
     def _damaged(self, reason: str) -> Iterator[Picture]:
         """Keep what was decoded before the damage: the decoder may still hold some of it."""

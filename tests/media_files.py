@@ -83,6 +83,7 @@ class Recipe:
     muxing: Mapping[str, str] = field(default_factory=dict)  # options of the muxer
     pixel_aspect: Fraction = Fraction(1)
     turn: int = 0  # degrees counterclockwise that a player is to turn the pictures by
+    matrix: Sequence[int] = ()  # of the display, 9 numbers, instead of a turn
     fps: int = 25  # as declared
 
 
@@ -126,6 +127,8 @@ def _video_encoder(file: Any, recipe: Recipe, height: int, width: int) -> Any:
     video.codec_context.sample_aspect_ratio = recipe.pixel_aspect
     if recipe.turn:
         video.set_display_rotation(recipe.turn)
+    if recipe.matrix:
+        video.set_display_matrix(recipe.matrix)
     video.codec_context.time_base = CLOCK if recipe.codec.startswith("lib") else Fraction(1, recipe.fps)
     return video
 

@@ -64,7 +64,7 @@ class OCR:
     least: float = 0.1
     words: str = field(default="", metadata=PLACE)
 
-    kind = "text"
+    kind = "ocr"
     name = "ocr"
 
     def __post_init__(self) -> None:

@@ -71,7 +71,7 @@ class Speech:
     bundle: str = "WAV2VEC2_ASR_BASE_960H"
     words: str = field(default="", metadata=PLACE)
 
-    kind = "text"
+    kind = "speech"
     name = "speech"
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from feature_store.foreign import FORMATS, ImportUsageError, Rows, Source, read_
 from feature_store.foreign.survey import Show, Surveyed, digest_files, match, stored_dtype, survey
 from feature_store.foreign.target import all_or_nothing, ids_of_store, plan_of, refuse_another
 from feature_store.foreign.timing import Timing, timing
+from feature_store.kinds import KINDS, kind_of, kind_of_name
 from feature_store.layout import (
     ShardPlan,
     ShardRecord,
@@ -80,7 +81,8 @@ def import_features(
         store: a folder or an object store's URL: of a store, or where to make one.
         expert: the name to store them under.
         key: which features, where a file holds several; by default those called like the expert, or the only ones.
-        kind: what they are, e.g. "motion"; by default what an export of ours says, else "imported".
+        kind: what they are, one of `KINDS`; by default what an export of ours says, else what the names `key` and
+            `expert` tell, e.g. motion of "s3d", else "other".
         every: row k covers the seconds k * every to k * every + window, whatever times the source has.
         window: how many seconds a row covers; by default `every`.
         durations: seconds of the videos, by the store's ids; the rows of a video cover it evenly.
@@ -102,7 +104,7 @@ def import_features(
             must be. Either names what is wrong, where, and what to do.
     """
     show = show or _silent
-    _check_options(format, expert, dtype, shard_videos, videos or ())
+    _check_options(format, expert, kind, dtype, shard_videos, videos or ())
     writer = StoreWriter(store)  # refuses what can be no store before the source is looked at
     reader = FORMATS[format]
     asked = timing(every, window, untimed, durations is not None)
@@ -116,7 +118,7 @@ def import_features(
         _check_durations(durations, ids, found)
         sha256 = digest_files(source, show)
         identity = {
-            "kind": kind or str((source.identity or {}).get("kind", "imported")),
+            "kind": kind or _kind(source, key, expert),
             "format": format,
             "key": key,
             "sampling": asked.document(),
@@ -213,11 +215,19 @@ def _write_shard(
     return writer.finish(statuses, run)
 
 
-def _check_options(format: str, expert: str, dtype: str | None, shard_videos: int, videos: Sequence[str]) -> None:
+def _kind(source: Source, key: str | None, expert: str) -> str:
+    return kind_of_name(key, expert) if source.identity is None else kind_of(expert, source.identity)
+
+
+def _check_options(
+    format: str, expert: str, kind: str | None, dtype: str | None, shard_videos: int, videos: Sequence[str]
+) -> None:
     if format not in FORMATS:
         raise ImportUsageError(f"format {format!r}: must be one of {', '.join(FORMATS)}")
     if not expert:
         raise ImportUsageError("--expert NAME: say under which name to store the features")
+    if kind is not None and kind not in KINDS:
+        raise ImportUsageError(f"--kind {kind}: must be one of {', '.join(KINDS)}")
     if dtype is not None and dtype not in DTYPES:
         raise ImportUsageError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
     if shard_videos < 1:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from feature_store.kinds import kind_of
 from feature_store.layout import (
     COMPLETE,
     FEATURES,
@@ -58,6 +59,11 @@ class ExpertInfo:
     sampling: Mapping[str, Any]
     identity: Mapping[str, Any]
     about: Mapping[str, Any]
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is known which seconds a row covers; of some imported features it is not."""
+        return self.sampling.get("times") != "unknown"
 
     @property
     def has_records(self) -> bool:
@@ -326,7 +332,7 @@ def _experts(place: Place) -> Iterator[ExpertInfo]:
         identity = document["identity"]
         yield ExpertInfo(
             name=document["expert"],
-            kind=identity["kind"],
+            kind=kind_of(document["expert"], identity),
             dim=identity["dim"],
             dtype=identity["dtype"],
             weights=identity["weights"]["source"],

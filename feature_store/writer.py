@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from feature_store.kinds import KINDS, kind_of
 from feature_store.layout import (
     ATTRIBUTE,
     COMPLETE,
@@ -110,11 +111,12 @@ class StoreWriter:
     def add_expert(self, name: str, identity: Mapping[str, Any], about: Mapping[str, Any]) -> ExpertWriter:
         """Begin or continue an expert. `identity` is its provenance; `about` is kept beside it for people.
 
-        `identity` must hold "kind", "dim", "dtype", "sampling" and "weights" with a "source", and "records"
-        if each row has a record. Raises
-        StoreError naming the fields that differ if the store holds an expert of that name that was made
-        in another way.
+        `identity` must hold "kind" (one of `KINDS`), "dim", "dtype", "sampling" and "weights" with a "source", and
+        "records" if each row has a record. Raises StoreError for another kind, or naming the fields that differ if
+        the store holds an expert of that name that was made in another way.
         """
+        if identity["kind"] not in KINDS:
+            raise StoreError(f"expert {name!r}: the kind {identity['kind']!r} must be one of {', '.join(KINDS)}")
         node = node_name(name)
         identity = json.loads(json.dumps(identity))  # as it will be read back
         try:
@@ -124,7 +126,7 @@ class StoreWriter:
             document = {"expert": name, "identity": identity, "about": {**about, **made}}
             self.place.write(f"{node}/{METADATA}", _group(document))
         else:
-            changed = differences(stored, identity)
+            changed = differences({**stored, "kind": kind_of(name, stored)}, identity)
             identity = stored  # shards name its digest; 16 and 16.0 are equal, but their digests are not
             if changed:
                 raise StoreError(

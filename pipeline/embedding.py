@@ -29,7 +29,11 @@ def embed_text(store: str | Path, expert: str, word_vectors: str = "", name: str
     vectors = find_word_vectors(word_vectors)
     name = name or f"{expert}_{Path(word_vectors).stem or 'hashed'}"
     identity = json.loads(json.dumps(dict(reader.info.identity)))
-    identity |= {"dim": vectors.dim, "preprocessing": {**preprocessing, "words": vectors.provenance()}}
+    identity |= {
+        "kind": reader.info.kind,
+        "dim": vectors.dim,
+        "preprocessing": {**preprocessing, "words": vectors.provenance()},
+    }
     variant = StoreWriter(store).add_expert(name, identity, dict(reader.info.about))
     rows = 0
     for record in reader.shards():

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extractors import EXPERTS
 from feature_store import StoreWriter, VideoStatus
 from python2_file import _Python2Pickler, write_checkpoint
 from small_stores import identity, plan, times
@@ -123,7 +124,8 @@ def write_features(path: Path, experts: Mapping[str, Mapping[str, Tensor]], kind
     plan(store, videos, len(videos))
     for name, features in experts.items():
         dim = next(iter(features.values())).shape[1]
-        expert = store.add_expert(name, identity(dim=dim, kind=kinds.get(name, name)), {"host": "here"})
+        kind = kinds.get(name) or (EXPERTS[name].kind if name in EXPERTS else "appearance")
+        expert = store.add_expert(name, identity(dim=dim, kind=kind), {"host": "here"})
         writer = expert.begin(0)
         statuses = []
         for number, video in enumerate(videos):

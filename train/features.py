@@ -37,11 +37,12 @@ class ExpertFacts:
     dim: int
     weights: str  # "random:<seed>" or the file they came from
     digest: str  # of everything that decides the features
+    timed: bool = True  # it is known which seconds a row covers
 
     @classmethod
     def of(cls, info: ExpertInfo) -> ExpertFacts:
         identity = json.dumps(info.identity, sort_keys=True).encode()
-        return cls(info.name, info.kind, info.dim, info.weights, hashlib.sha256(identity).hexdigest())
+        return cls(info.name, info.kind, info.dim, info.weights, hashlib.sha256(identity).hexdigest(), info.timed)
 
 
 class RowBatch(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from feature_store.foreign.source import ImportUsageError
+from feature_store.kinds import kind_of
 from feature_store.layout import METADATA, ShardPlan, StoreError, VideoStatus, differences, node_name
 from feature_store.places import LocalPlace, Place
 from feature_store.reader import FeatureStore
@@ -68,7 +69,7 @@ def refuse_another(place: Place, expert: str, identity: Mapping[str, Any]) -> No
         stored = read_attributes(place, node_name(expert))["identity"]
     except NoMetadata:
         return
-    changed = differences(stored, json.loads(json.dumps(identity)))
+    changed = differences({**stored, "kind": kind_of(expert, stored)}, json.loads(json.dumps(identity)))
     if changed:
         raise StoreError(
             f"{place.url}: expert {expert!r} is there, made in another way (the store's against this import's):\n  "

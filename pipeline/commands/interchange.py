@@ -29,7 +29,10 @@ def import_features(
     store: Store,
     expert: Annotated[str, typer.Option(help="The name to store them under.", show_default=False)],
     key: Annotated[str | None, typer.Option(help="Which features, where a file holds several.")] = None,
-    kind: Annotated[str | None, typer.Option(help="What they are, e.g. motion.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="appearance, scene, motion, audio, ocr, face, speech or other. [default: by the name]"),
+    ] = None,
     every: Annotated[
         float | None, typer.Option(help="Seconds from row to row, where the format does not tell.")
     ] = None,

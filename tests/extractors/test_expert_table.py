@@ -20,6 +20,7 @@ from extractors import (
     find_preset,
     identity,
 )
+from feature_store.kinds import KINDS, OTHER
 
 # Files whose publishers tell no digest.
 WITHOUT_DIGEST = {
@@ -42,7 +43,7 @@ def test_every_expert_can_be_told_apart_and_described_as_plain_data(name: str) -
     assert expert.name == name == document["network"]
     assert document["sampling"]["of"] in ("frames", "clips", "audio")
     assert document["preprocessing"] and document["options"] is not None
-    assert expert.kind in ("appearance", "scene", "motion", "audio", "face", "ocr", "speech", "text")
+    assert expert.kind in KINDS and expert.kind != OTHER
     assert str(expert.samples)
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from transformers import BertConfig, BertModel
 from typer.testing import CliRunner
 
+from extractors import EXPERTS
 from feature_store import FeatureStore
 from official_numbers import close, parameters, read_golden, read_meta
 from pipeline.cli import app
@@ -257,7 +258,7 @@ class Mmt:
             name: {f"v{row}": self.golden[f"input/features/{theirs}"][row][there[name][row]] for row in range(7)}
             for name, theirs in self.names.items()
         }
-        write_features(folder / "corpus.zarr", features, {"texts": "ocr"})
+        write_features(folder / "corpus.zarr", features, {"texts": EXPERTS["ocr"].kind})
         self.texts = [f"{letter}{letter} a b" for letter in "abcdefg"]
         write_captions(folder, self.texts)
 

@@ -26,10 +26,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def facts(store: FeatureStore, kinds: dict[str, str] | None = None) -> dict[str, ExpertFacts]:
-    kinds = kinds or {}
-    known = {name: ExpertFacts.of(store.experts[name]) for name in SIZES}
-    return {name: ExpertFacts(name, kinds.get(name, each.kind), each.dim, "", "") for name, each in known.items()}
+def facts(store: FeatureStore) -> dict[str, ExpertFacts]:
+    return {name: ExpertFacts.of(store.experts[name]) for name in SIZES}
 
 
 def build(recipe: Recipe, experts: dict[str, ExpertFacts] | None = None) -> RetrievalTask:
@@ -78,14 +76,14 @@ def test_rare_words_are_unknown(corpus: Path) -> None:
     assert bag.sum() == 3 and bag[0, words.index("a")] == 2
 
 
-def test_mmt_knows_when_a_feature_was_and_which_have_no_time(corpus: Path) -> None:
+def test_mmt_knows_when_a_feature_was(corpus: Path) -> None:
     recipe = small_recipe(corpus, "mmt", model={"max_rows": 4, "window": 1.0})
     store = FeatureStore(recipe.data.store)
-    task = build(recipe, facts(store, {"sounds": "ocr"}))
+    task = build(recipe)
     looks, sounds = task.open_videos(store, ["v01", "v04"], "ram", "cpu").batch(torch.tensor([0, 1]), None)
     assert looks.positions[0, :3].tolist() == [2.25, 2.75, 3.25]  # rows of half a second; seconds begin at 2
     assert looks.valid.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert (sounds.positions == 1).all(), "of no known time"
+    assert sounds.positions[0, :2].tolist() == pytest.approx([2.4, 3.2])
     assert not sounds.valid[1].any(), "v04 has no sound"
     own = store["looks"].read("v04").values
     np.testing.assert_allclose(looks.pooled[1], own.max(axis=0))

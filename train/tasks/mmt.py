@@ -50,6 +50,11 @@ class MMTOptions(Options):
         return self
 
 
+def has_no_positions(expert: ExpertFacts) -> bool:
+    """Whether all features of an expert are at the position "unknown", rather than at those of their seconds."""
+    return expert.kind in UNTIMED or not expert.timed
+
+
 class ExpertFeatures:
     """Of each expert up to `max_rows` features with their positions, and the maxima over all."""
 
@@ -92,7 +97,7 @@ class MMTTask(RetrievalTask):
     def __init__(self, options: MMTOptions, experts: Mapping[str, ExpertFacts], assets: Assets) -> None:
         super().__init__(options, experts, assets)
         self.bert = Bert(assets["bert"])
-        self._untimed = frozenset(name for name, expert in experts.items() if expert.kind in UNTIMED)
+        self._untimed = frozenset(name for name, expert in experts.items() if has_no_positions(expert))
         self.model = MMT(
             MMTConfig(
                 experts=_tokens_of(experts, options.types),

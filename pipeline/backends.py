@@ -120,7 +120,7 @@ def _looks_plain(container: Any) -> bool:
     upright = frame.rotation == 0 and orientation(frame) == Orientation()
     square = media.square_size(2, 2, stream.sample_aspect_ratio) == (2, 2)
     fits = media.unfit_size(frame.width, frame.height) is None
-    stamped = container.format.name in media.STAMPED_FORMATS
+    stamped = container.format.name in media.STAMPED_FORMATS and not media.is_clockless(stream)
     return upright and square and fits and stamped and stream.codec_context.name in PLAIN_CODECS
 
 
@@ -128,6 +128,7 @@ def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:
     """The time stamps of all frames in order, and how long the last one lasts; None where one is out of the plain."""
     stamps, key_frames = array("q"), 0
     key = last = None
+    reordered = not stream.codec_context.has_b_frames
     for packet in media.packets(container, [stream]):
         if packet.pts is None or packet.is_discard or packet.is_corrupt:
             return None
@@ -139,9 +140,10 @@ def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:
         if key is None or packet.pts < key:  # an open group: it needs frames from before its key frame
             return None
         stamps.append(packet.pts)
+        reordered |= packet.pts != packet.dts
         if last is None or packet.pts > last.pts:
             last = packet
-    if last is None:
+    if last is None or not reordered:  # else they are stamped with when they are decoded
         return None
     starts = np.sort(np.frombuffer(stamps, np.int64))
     gaps = np.diff(starts)

@@ -24,7 +24,6 @@ from pipeline.sound import Sound, SoundStream
 SEEK_OVER = Fraction(20)  # seconds: a cut that starts later is sought, not read up to
 SEEK_MARGIN = Fraction(10)  # seconds before such a cut to read from, for sound stored late
 SHORTFALL = Fraction(1)  # seconds missing at the end from which a file counts as truncated
-CLOCKLESS_FORMATS = {"avi"}  # they store no presentation times; FFmpeg's guesses go astray at B-frames
 
 
 @dataclass
@@ -75,8 +74,6 @@ class Playback:
             raise media.MediaError("open", "holds neither video nor audio")
         # Sound needs the video's first frame, too: it is where time begins.
         pictures = PictureStream(video, self.times, self.end, self.video) if _decodable(video, self.video) else None
-        if pictures and self.container.format.name in CLOCKLESS_FORMATS:
-            pictures.trust_only_order()
         heard = self.rate and _decodable(audio, self.audio)
         sounds = SoundStream(audio, self.rate, self.end, self.audio) if self.rate and heard else None
         if pictures and sounds:

@@ -25,6 +25,7 @@ SELF_CONTAINED_FORMATS = (
     "rm,swf,vc1,viv,w64,wav,wtv,y4m,yuv4mpegpipe"
 )
 STAMPED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"}  # every frame is stored with its own time
+CLOCKLESS_FORMATS = {"avi"}  # they store no presentation times; FFmpeg's guesses go astray at B-frames
 LONGEST_GAP = Fraction(600)  # seconds between two frames; beyond it the time stamps are damaged
 SETBACK = Fraction(1)  # seconds that time stamps may jump back; beyond it they are damaged, too
 # The largest pictures of the highest levels of H.264 and HEVC (6.2), VP9 (6.2) and AV1 (6.3), beyond 8K. As RGB one
@@ -120,6 +121,12 @@ def video_stream(container: InputContainer) -> Any | None:
 def audio_stream(container: InputContainer) -> Any | None:
     """The stream that players would sound, or None."""
     return container.streams.best("audio")
+
+
+def is_clockless(stream: Any) -> bool:
+    """Whether packets carry no presentation times: in AVI, and in its tracks in Matroska (V_MS/VFW/FOURCC)."""
+    name, fourcc = stream.container.format.name, stream.codec_context.codec_tag.strip("\0")
+    return name in CLOCKLESS_FORMATS or (name == "matroska,webm" and fourcc != "")
 
 
 def packets(container: InputContainer, streams: list[Any]) -> Iterator[Any]:

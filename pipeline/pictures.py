@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,7 +35,7 @@ class PictureStream:
         stream.codec_context.thread_count = 1  # videos run in parallel, not the frames of one
         self.stream, self.track = stream, track
         self.origin: int | None = None  # presentation time of the first frame, as stamped
-        self.timed = True  # every packet has a time stamp to be trusted
+        self.timed = not media.is_clockless(stream)  # every packet has a time stamp to be trusted
         self.tell_origin: Callable[[Fraction], None] = lambda seconds: None
         self._end = end
         self._times = times
@@ -49,7 +49,9 @@ class PictureStream:
         self._shown_at = 0  # ticks
         rate = stream.average_rate or stream.guessed_rate
         self._frame_ticks = round(1 / (rate * stream.time_base)) if rate else 0
-        self._decode_times: deque[int] | None = None
+        # Of the packets in the decoder, ascending, where these time the frames: the n-th frame by the n-th packet.
+        self._decode_times: list[int] | None = None if self.timed else []
+        self._may_be_decode_times = self.timed and bool(stream.codec_context.has_b_frames)
         self._reformatter = VideoReformatter()
 
     @property
@@ -66,11 +68,6 @@ class PictureStream:
         """The time stamp, in seconds, at which the latest frame ends."""
         return self.track.seconds + (self.origin or 0) * self.stream.time_base
 
-    def trust_only_order(self) -> None:
-        """Time the n-th frame that comes out by the n-th packet that went in, not by time stamps."""
-        self.timed = False
-        self._decode_times = deque()
-
     def begin_at(self, packet: Any) -> None:
         """Pass over all that comes before a key frame; no earlier picture is wanted any more."""
         self._undecoded.clear()
@@ -82,7 +79,13 @@ class PictureStream:
         if self.done:
             return
         if packet.pts is None:
-            self.timed = False
+            self.timed = self._may_be_decode_times = False
+        elif self._may_be_decode_times:
+            # Frames that are reordered are not presented when they are decoded: these stamps, as left by programs that
+            # copy AVI into MP4, say when packets are decoded. The first packet that differs shows that they do not.
+            self.timed = packet.pts != packet.dts
+            self._may_be_decode_times = not self.timed
+            self._decode_times = None if self.timed else self._decode_times or []
         if self.track.began and (reason := self._mishap(packet)):
             yield from self._damaged(reason)
             return
@@ -128,31 +131,31 @@ class PictureStream:
     def _decode(self) -> Iterator[Picture]:
         packets, self._undecoded = self._undecoded, []
         for packet in packets:
+            stamp = packet.pts or 0 if packet.dts is None else packet.dts
             if self._decode_times is not None:
-                self._decode_times.append(packet.dts)
+                insort(self._decode_times, stamp)
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 if self._decode_times:
-                    self._decode_times.pop()
+                    self._decode_times.remove(stamp)
                 if self.track.began and self.ticks(packet) >= self._intact_from:
                     yield from self._damaged(f"{media.explain(error)} at {self._at(packet):.2f} s")
                     return
                 self._refused = self._refused or media.explain_decoding(error, self.stream.codec_context)
                 continue  # what cannot be decoded before the first good frame is no part of the video
             if self._decode_times and not frames:
-                self._pass_over_empty()
+                self._pass_over_empty(self._decode_times, stamp)
             for frame in frames:
                 yield from self._show(frame)
                 if self.done:
                     return
 
-    def _pass_over_empty(self) -> None:
+    def _pass_over_empty(self, decode_times: list[int], stamp: int) -> None:
         """A packet that says "as before" gives no frame, now or later: its time is not the next frame's."""
-        assert self._decode_times is not None
         context = self.stream.codec_context
-        if context.name not in DEEP_CODECS and len(self._decode_times) > bool(context.has_b_frames):
-            self._decode_times.pop()
+        if context.name not in DEEP_CODECS and len(decode_times) > bool(context.has_b_frames):
+            decode_times.remove(stamp)
 
     def _drain(self) -> Iterator[Picture]:
         """The frames that the decoder holds back, then the last one for as long as it lasts."""
@@ -183,7 +186,7 @@ class PictureStream:
             yield picture
 
     def _show(self, frame: Any) -> Iterator[Picture]:
-        pts = self._decode_times.popleft() if self._decode_times else frame.pts
+        pts = self._decode_times.pop(0) if self._decode_times else frame.pts
         at = self._shown_at + self._frame_ticks if pts is None else pts - (self.origin or 0)
         if self.origin is None:
             if frame.is_corrupt:

@@ -14,6 +14,8 @@ from pydantic.dataclasses import dataclass
 class ManifestError(ValueError):
     """A manifest that cannot be used; the message names the file, the line and the mend."""
 
+    exit_code = 1
+
 
 def _storable(text: str) -> str:
     try:

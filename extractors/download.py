@@ -30,6 +30,8 @@ PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that another try 
 class DownloadError(Exception):
     """A file that could not be had; the message says why."""
 
+    exit_code = 1
+
 
 class _Broken(Exception):
     """A try that failed, after which another is worth it."""

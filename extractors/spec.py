@@ -20,6 +20,8 @@ PLACE = {"place": True}  # metadata of an option that says where a file is, and 
 class ExpertError(ValueError):
     """An expert that does not exist or cannot be set up as asked; the message says what to do."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class WeightsFile:

@@ -27,6 +27,8 @@ HUB_FILE = "model.safetensors"  # what a repository of the hub calls its paramet
 class WeightsError(ExpertError):
     """Parameters that cannot be had; the message names the file, its source and what to do."""
 
+    exit_code = 1
+
 
 class WeightsMissing(WeightsError):
     """A file of parameters that is not there and could not be fetched."""

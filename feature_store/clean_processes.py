@@ -29,6 +29,8 @@ AHEAD = 4  # chunks a process, given out before the first result is taken
 class ProcessDied(RuntimeError):
     """A process ended in the middle of its work; the message says how."""
 
+    exit_code = 1
+
 
 def clean_command(module: str, *arguments: str) -> list[str]:
     """The command that runs an installed module as a program, without the current folder on its path."""

@@ -47,6 +47,8 @@ State = Literal["ok", "truncated", "no_stream", "failed"]
 class StoreError(Exception):
     """A store that cannot be used as asked; the message says where, why and what to do."""
 
+    exit_code = 1
+
 
 class NotInStore(StoreError, KeyError):
     """An expert or a video that the store does not have; the message names those of like names."""

@@ -30,6 +30,8 @@ PLAIN_CODECS = {"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4"}  # a frame a 
 class DecoderMissing(Exception):
     """A decoder that is asked for but not installed; the message says how to install it."""
 
+    exit_code = 1
+
 
 @dataclass
 class IndexedPlayback:

@@ -47,6 +47,8 @@ _MISLEADING = {  # what FFmpeg says of damaged files, and what it comes to
 class MediaError(Exception):
     """A file that cannot be used: `stage` (open or decode) and the reason."""
 
+    exit_code = 1
+
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(f"{stage}: {reason}")
         self.stage = stage

@@ -22,6 +22,8 @@ BLOCK = 2**22  # scores that are normalised or fused at a time
 class ScoresError(ValueError):
     """Scores, or captions for them, that cannot be evaluated; the message says which."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreMatrix:

@@ -19,6 +19,8 @@ ID_LENGTH = 4096  # as in manifests
 class ImportUsageError(StoreError, ValueError):
     """An import or export that is asked for in a way that cannot be done; the message says how it can."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -42,6 +42,8 @@ def told() -> Iterator[None]:
         message = str(error) or "stopped; the same command goes on from here"
         err.print(message, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -75,25 +77,8 @@ def telling(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """None for what no user can mend: a bug, whose traceback is wanted. Errors of other packages carry their own."""
-    if hasattr(error, "exit_code") and not isinstance(error, typer.Exit):
-        return int(error.exit_code)
-    from data_manifests import ManifestError
-    from feature_store import ImportUsageError, StoreError
-
-    if isinstance(error, ImportUsageError):
-        return 2
-    if isinstance(error, ManifestError | StoreError | OSError):
-        return 1
-    if "extractors" not in sys.modules:
-        return None
-    from extractors import ExpertError, WeightsError
-    from pipeline.backends import DecoderMissing
-    from pipeline.errors import ExtractError, WorkerLost
-
-    if isinstance(error, WeightsError | DecoderMissing | WorkerLost):
-        return 1
-    return 2 if isinstance(error, ExpertError | ExtractError) else None
+    """The one that its class names; 1 where a disk or a network fails; None for a bug, whose traceback is wanted."""
+    return getattr(error, "exit_code", 1 if isinstance(error, OSError) else None)
 
 
 def print_json(document: Any) -> None:

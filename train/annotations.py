@@ -69,13 +69,18 @@ class Split:
 
 @dataclass(frozen=True)
 class MomentSplit(Split):
-    """A split whose captions are about moments: `spans` (captions, 2) and the videos' `durations`, in seconds."""
+    """A split whose captions are about moments: `spans` (captions, 2) and the videos' `durations`, in seconds.
+
+    `windows` (captions, W, 2) are all moments that a caption is about, the span first, then [0, 0] where there are
+    fewer: QVHighlights has up to 24.
+    """
 
     spans: Tensor = field(default_factory=lambda: torch.empty(0, 2))
+    windows: Tensor = field(default_factory=lambda: torch.empty(0, 1, 2))
     durations: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def _rest(self, videos: Tensor, captions: Tensor) -> dict[str, Any]:
-        return {"spans": self.spans[captions], "durations": self.durations[videos]}
+        return {"spans": self.spans[captions], "windows": self.windows[captions], "durations": self.durations[videos]}
 
 
 def read_split(folder: Path, name: str) -> Split:
@@ -118,7 +123,14 @@ def read_moments(folder: Path, name: str) -> MomentSplit:
     rows = [row for row in rows if row.video in place]
     lengths = _durations(path, rows)
     spoken = [row for row in rows if any(map(str.isalnum, row.text))]
-    taken, notes = rows_of(Published(row.video, row.text, row.start, row.end, lengths[row.video]) for row in spoken)
+    taken: list[Moment] = []
+    windows: list[list[tuple[float, float]]] = []
+    notes: Counter[str] = Counter()
+    for row in spoken:
+        kept, changed = rows_of([Published(row.video, row.text, row.start, row.end, lengths[row.video])])
+        notes.update(changed)
+        taken += kept
+        windows += [[(first.start, first.end), *_further_windows(row, lengths[row.video])] for first in kept]
     told = (
         (len(strange), f"moments of videos that {name}.videos.txt lacks: {some(strange)}"),
         (len(rows) - len(spoken), "moments without a word"),
@@ -136,8 +148,25 @@ def read_moments(folder: Path, name: str) -> MomentSplit:
         torch.tensor([place[row.video] for row in taken]),
         left_out,
         torch.tensor([[row.start, row.end] for row in taken]),
+        _padded(windows),
         torch.tensor([lengths.get(video, 0.0) for video in ids]),
     )
+
+
+def _further_windows(row: Moment, duration: float) -> list[tuple[float, float]]:
+    """The moments of a row beside its first, as `manifest import qvhighlights` writes them; within the video."""
+    windows = row.meta.get("windows", [])
+    try:
+        cut = [(max(0.0, float(start)), min(float(end), duration)) for start, end in windows]
+    except (TypeError, ValueError):
+        raise ManifestError(f"meta.windows of {row.video!r} must be pairs of seconds: {row.text!r}") from None
+    return [(start, end) for start, end in cut if start < end and (start, end) != (row.start, min(row.end, duration))]
+
+
+def _padded(windows: Sequence[Sequence[tuple[float, float]]]) -> Tensor:
+    """(captions, W, 2)"""
+    most = max(map(len, windows))
+    return torch.tensor([[*each, *[(0.0, 0.0)] * (most - len(each))] for each in windows])
 
 
 def moment_texts(folder: Path) -> list[str]:

@@ -2,10 +2,11 @@
 
 Published are `highlight_train_release.jsonl` and `highlight_val_release.jsonl`, an object a line: "qid", "query",
 "vid", "duration" in seconds, "relevant_windows" in seconds of the clip, and saliency scores, which are not taken here.
-The moments of the test are not public. A clip is `YOUTUBEID_FIRST_LAST`, seconds of the whole video.
+The test's moments are public since 2026, in `highlight_test_with_gt.jsonl`; `highlight_test_release.jsonl` has none. A
+clip is `YOUTUBEID_FIRST_LAST`, seconds of the whole video.
 
-A row is a query, of 7,218 and 1,550; its start and end are those of the first window, and `windows` in its meta are
-all of them, which an evaluation by mAP needs. `qid` is in the meta as well.
+A row is a query, of 7,218, 1,550 and 1,542; its start and end are those of the first window, and `windows` in its meta
+are all of them. `qid` is in the meta as well.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ from data_manifests.recipes.recipe import Dataset, Expected, Files, Recipe, Sour
 from data_manifests.rows import Id, Moment
 
 
-def _source(split: str) -> Source:
+def _source(split: str, file: str, optional: bool = False) -> Source:
     return Source(
         role=split,
-        file=f"highlight_{split}_release.jsonl",
+        file=file,
         holds='a JSON object a line: {"qid", "query", "duration", "vid", "relevant_windows", ...}',
         published="github.com/jayleicn/moment_detr, data",
         name=rf"{split}.*\.jsonl$",
         content=r'\A\s*\{[^\n]*"relevant_windows"',
+        optional=optional,
     )
 
 
@@ -70,10 +72,14 @@ def _split(path: Path) -> Split:
 RECIPES = (
     Recipe(
         name="qvhighlights",
-        about="QVHighlights, 7,218 / 1,550 queries (train, val)",
+        about="QVHighlights, 7,218 / 1,550 / 1,542 queries (train, val, test)",
         kind="moment",
-        sources=(_source("train"), _source("val")),
-        expected={"train": Expected(None, 7218), "val": Expected(None, 1550)},
+        sources=(
+            _source("train", "highlight_train_release.jsonl"),
+            _source("val", "highlight_val_release.jsonl"),
+            _source("test", "highlight_test_with_gt.jsonl", optional=True),
+        ),
+        expected={"train": Expected(7100, 7218), "val": Expected(1519, 1550), "test": Expected(1529, 1542)},
         read=_read,
     ),
 )

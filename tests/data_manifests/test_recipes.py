@@ -261,6 +261,10 @@ def test_a_query_of_qvhighlights_keeps_all_its_windows(tmp_path: Path) -> None:
     (row,) = moments(tmp_path / "out", "val")
     assert (row.start, row.end, row.meta["qid"]) == (10.0, 20.0, 7)
     assert row.meta["windows"] == [[10.0, 20.0], [140.0, 150.0]]
+    line = json.dumps({**query, "vid": "test_60.0_210.0", "relevant_windows": [[0, 2]]})
+    write(tmp_path / "in" / "highlight_test_with_gt.jsonl", line)
+    imported("qvhighlights", tmp_path / "out", tmp_path / "in", train=(1, 1), val=(1, 1), test=(1, 1))
+    assert [(row.start, row.end) for row in moments(tmp_path / "out", "test")] == [(0.0, 2.0)]
 
 
 finite = st.floats(-1e6, 1e6)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import small_recipe, write_corpus, write_moment_split
@@ -17,6 +18,7 @@ from pipeline.cli import app
 from train import TrainError
 from train.annotations import MomentSplit, moment_texts, read_moments
 from train.evaluation import open_split
+from train.grounding.evaluation import summarise
 from train.tasks.tan2d import TAN2DTask
 from train.training import train
 
@@ -52,6 +54,29 @@ def test_times_that_cannot_be_are_cut_or_left_out_and_counted(tmp_path: Path) ->
         "1 starts of moments before 0 s",
         "1 ends of moments beyond their video's end",
     )
+
+
+def test_all_moments_of_a_sentence_are_kept_and_the_best_counts(tmp_path: Path) -> None:
+    meta = {"duration": 30.0, "windows": [[1, 4], [10, 20], [25, 99]]}
+    rows = [
+        {"video": "a", "text": "thrice", "start": 1, "end": 4, "meta": meta},
+        {"video": "a", "text": "once", "start": 5, "end": 6, "meta": {"duration": 30.0}},
+    ]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = read_moments(tmp_path, "val")
+    assert split.spans.tolist() == [[1, 4], [5, 6]]
+    assert split.windows.tolist() == [[[1, 4], [10, 20], [25, 30]], [[5, 6], [0, 0], [0, 0]]]
+    guesses = torch.tensor([[[10.0, 19.0]], [[0.0, 5.0]]])
+    metrics = summarise("qvhighlights", 1, {0.5: guesses}, split.windows, strict=False)
+    assert (metrics.recalls["R1@0.5"], metrics.mean_iou, metrics.several) == (50.0, pytest.approx(45.0), 1)
+    assert "of the moments of 1 sentences that have several, the best counts" in metrics.told()
+
+
+def test_windows_that_are_none_are_refused(tmp_path: Path) -> None:
+    row = {"video": "a", "text": "x", "start": 1, "end": 4, "meta": {"duration": 9.0, "windows": [[1, 2, 3]]}}
+    (tmp_path / "val.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ManifestError, match=r"meta\.windows of 'a' must be pairs of seconds"):
+        read_moments(tmp_path, "val")
 
 
 times = st.floats(-1e3, 1e3)

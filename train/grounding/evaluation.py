@@ -23,6 +23,7 @@ class GroundingMetrics:
     queries: int
     recalls: dict[str, float]  # {"R1@0.5": ...}
     mean_iou: float
+    several: int = 0  # queries about several moments, of which the best counts
 
     @property
     def score(self) -> float:
@@ -47,7 +48,10 @@ class GroundingMetrics:
 
     def told(self) -> str:
         """What was measured, in a line for people."""
-        return f"{self.queries} sentences about {self.videos} videos, protocol of {self.protocol}"
+        best = (
+            f"; of the moments of {self.several} sentences that have several, the best counts" if self.several else ""
+        )
+        return f"{self.queries} sentences about {self.videos} videos, protocol of {self.protocol}{best}"
 
 
 def summarise(
@@ -59,13 +63,15 @@ def summarise(
 ) -> GroundingMetrics:
     """Metrics of ranked segments (queries, K, 2), given for each IoU that is asked for, and of the true ones.
 
+    The true ones are (queries, 2), or (queries, W, 2) as `MomentSplit.windows`.
     Mean IoU is that of the answers for the first of the IoUs.
     """
     found: dict[str, float] = {}
     for threshold, ranked in predictions.items():
         found |= recalls(ranked, truths, RANKS, (threshold,), strict)
     first = next(iter(predictions.values()))
-    return GroundingMetrics(protocol, videos, len(truths), found, mean_iou(first, truths))
+    several = int(((truths.reshape(len(truths), -1, 2).diff(dim=2) > 0).sum(dim=1) > 1).sum())
+    return GroundingMetrics(protocol, videos, len(truths), found, mean_iou(first, truths), several)
 
 
 def most_frequent_interval(truths: Tensor, durations: Tensor, grid: int = 20) -> Tensor:

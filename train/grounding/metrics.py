@@ -1,7 +1,8 @@
 """How well ranked segments of videos are where sentences say: R@n at an IoU, and mean IoU.
 
 R@n, IoU=m is the share of queries of which one of the first n segments overlaps the truth by m: by more than m in
-2D-TAN's code (`strict`), by m or more in DRN's. All shares are in percent.
+2D-TAN's code (`strict`), by m or more in DRN's. All shares are in percent. Where a sentence is about several moments,
+the one that a segment overlaps most counts.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def recalls(
 
     Args:
         predictions: (Q, K, 2), the best first; rows of -1 where a query has fewer than K.
-        truths: (Q, 2), in the same unit.
+        truths: (Q, 2), or (Q, W, 2) of W moments each, [0, 0] where there are fewer; in the same unit.
         ranks: each n; where there are fewer than n predictions, all count.
         thresholds: each m, from 0 to 1.
         strict: IoU > m, as 2D-TAN counts, else IoU >= m, as DRN does.
@@ -46,7 +47,7 @@ def recalls(
 
 
 def mean_iou(predictions: Tensor, truths: Tensor) -> float:
-    """The mean IoU of the best predictions (Q, K, 2) with the truths (Q, 2), in percent.
+    """The mean IoU of the best predictions (Q, K, 2) with the truths, as `recalls` takes them, in percent.
 
     2D-TAN's code sorts the first three predictions before, but over an axis of length one: it takes the first, too.
     """
@@ -57,4 +58,5 @@ def _overlaps(predictions: Tensor, truths: Tensor) -> Tensor:
     """(Q, K), in double precision: a segment that overlaps by exactly m must not depend on rounding."""
     if not len(truths) or len(truths) != len(predictions):
         raise ValueError(f"{len(predictions)} queries with predictions, {len(truths)} with truths: need as many, not 0")
-    return interval_iou(predictions.double(), truths.double()[:, None])
+    windows = truths.double().reshape(len(truths), 1, -1, 2)
+    return interval_iou(predictions.double()[:, :, None], windows).amax(dim=2)

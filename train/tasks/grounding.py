@@ -158,4 +158,4 @@ class GroundingTask(Task):
                     found.append(self.answer(tuple(each[place] for each in seen), told, durations, iou).cpu())
         answers = {iou: torch.cat(found) for iou, found in ranked.items()}
         predictions = {iou: answers.get(iou, answers[ious[0]]) for iou in ious}
-        return summarise(self.protocol, len(split.videos), predictions, split.spans[order], self.strict)
+        return summarise(self.protocol, len(split.videos), predictions, split.windows[order], self.strict)

@@ -32,6 +32,7 @@ from easyocr.utils import CTCLabelConverter, get_image_list
 from PIL import Image
 from torch import Tensor, nn
 
+from extractors.checkpoints import fill, state_of
 from extractors.images import stacks
 from extractors.sampling import Frames
 from extractors.spec import PLACE, ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile, channels_last
@@ -162,7 +163,7 @@ def load_zipped(network: nn.Module, file: WeightsFile, model: Mapping[str, Any],
         if fetch and hashlib.md5(content, usedforsecurity=False).hexdigest() != model["md5sum"]:
             raise ValueError(f"{name} in it is damaged or another: its MD5 is not {model['md5sum']}")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        network.load_state_dict({key.removeprefix("module."): tensor for key, tensor in state.items()})
+        fill(network, state_of(state, network.state_dict().keys()))
     except Exception as error:  # whatever a damaged or hostile file sets off
         raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
 

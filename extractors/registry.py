@@ -52,15 +52,18 @@ PRESETS: dict[str, tuple[Expert, ...]] = {
 
 
 def find_expert(name: str) -> Expert:
-    """The expert called `name`; raises ExpertError naming those of like names."""
+    """The expert called `name`; raises ExpertError naming those of like names or of that kind, and all."""
     if name.startswith(TIMM_PREFIX):
         expert = TimmExpert(name.removeprefix(TIMM_PREFIX))
         expert.preprocessing()  # an unknown model is told of now, not after the corpus was read
         return expert
     if name in EXPERTS:
         return EXPERTS[name]
-    near = difflib.get_close_matches(name, EXPERTS, n=3) or sorted(EXPERTS)
-    raise ExpertError(f"no expert is called {name!r}; there are {', '.join(near)} and timm:<any timm model>")
+    near = dict.fromkeys(expert.name for expert in EXPERTS.values() if name.lower() in (expert.kind, expert.name))
+    near |= dict.fromkeys(difflib.get_close_matches(name.lower(), EXPERTS, n=3))
+    nearest = f" (near it: {', '.join(near)})" if near else ""
+    there = ", ".join(EXPERTS)
+    raise ExpertError(f"no expert is called {name!r}{nearest}; there are {there} and timm:<any timm model>")
 
 
 def find_experts(names: Iterable[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Expert]:
@@ -96,7 +99,8 @@ def configure(experts: Iterable[Expert], options: Mapping[str, Mapping[str, Any]
         typed = {option: _typed(value, known[option], f"{expert.name}.{option}") for option, value in changes.items()}
         configured.append(replace(expert, **typed))  # type: ignore[type-var]
     if unused:
-        raise ExpertError(f"options for {', '.join(unused)}, which {'is' if len(unused) == 1 else 'are'} not extracted")
+        chosen = ", ".join(expert.name for expert in configured)
+        raise ExpertError(f"options for {', '.join(unused)}, but the chosen experts are {chosen}")
     return configured
 
 

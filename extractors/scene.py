@@ -13,6 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from extractors.appearance import TimmNetwork
+from extractors.checkpoints import fill, state_of
 from extractors.python2 import load_checkpoint
 from extractors.sampling import Frames
 from extractors.spec import ExpertError, Network, Weights, WeightsFile
@@ -73,7 +74,8 @@ class DenseNetPlaces:
         path = find_file(file, folder, fetch)
         model = timm.create_model("densenet161", num_classes=0)
         try:
-            model.load_state_dict(todays_names(load_checkpoint(path)["state_dict"]))
+            names = model.state_dict().keys()
+            fill(model, todays_names(state_of(load_checkpoint(path), names)))
         except Exception as error:  # whatever a damaged or hostile file sets off
             raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
         return TimmNetwork(model, **self.preprocessing())

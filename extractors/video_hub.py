@@ -59,7 +59,7 @@ class I3DR50(CroppedClips):
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
         network = I3DR50Network(self.resize, self.crop)
-        load_published(network.model, self.weights.files[0], folder, fetch, rename=_model_state)
+        load_published(network.model, self.weights.files[0], folder, fetch)
         return network
 
 
@@ -100,7 +100,7 @@ class SlowFastR50(CroppedClips):
 
     def pretrained(self, folder: Path, fetch: bool) -> Network:
         network = SlowFastR50Network(self.length, self.resize, self.crop)
-        load_published(network.model, self.weights.files[0], folder, fetch, rename=_model_state)
+        load_published(network.model, self.weights.files[0], folder, fetch)
         return network
 
 
@@ -170,8 +170,3 @@ def _preprocessing(resize: int, crop: int) -> dict[str, Any]:
         "mean": list(MEAN),
         "std": list(STD),
     }
-
-
-def _model_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The state dict inside one of the hub's checkpoints."""
-    return checkpoint["model_state"]

@@ -15,12 +15,14 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from torch import nn
 
+from extractors.checkpoints import fill, state_of
 from extractors.download import DownloadError, again, download, file_digest, knock, locked, settle
 from extractors.spec import PLACE, Expert, ExpertError, Finder, Network, WeightsFile
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
 DIGESTS = "SHA256SUMS"  # in a folder of weights: digests of fetched files, as sha256sum writes and checks them
+LONGEST_REASON = 400  # letters; some libraries list every parameter
 HUB_FILE = "model.safetensors"  # what a repository of the hub calls its parameters
 
 
@@ -197,14 +199,13 @@ def load_published(
 ) -> None:
     """Fill a network with a published state dict from `folder`, downloaded there first if `fetch`.
 
-    Pickles are read with `weights_only`, so a file can carry nothing but tensors. `rename` makes the
-    network's state dict of the published one. Raises WeightsError.
+    Pickles are read with `weights_only`, so a file can carry nothing but tensors. What training scripts wrap around
+    a state dict is taken off; `rename` makes the network's of the published one. Raises WeightsError.
     """
     path = find_file(file, folder, fetch)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        network.load_state_dict(rename(state) if rename else state)
+        state = state_of(torch.load(path, map_location="cpu", weights_only=True), network.state_dict().keys())
+        fill(network, rename(state) if rename else state)
     except Exception as error:  # whatever a damaged or hostile file sets off
         raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
 
@@ -242,6 +243,8 @@ def unreadable(path: Path, file: WeightsFile, reason: str) -> WeightsError:
     path = path.resolve() if path.is_symlink() else path  # the hub's client makes links anew
     if "weights_only" in reason:  # PyTorch's message, which says how to run what the file carries
         reason = "it is damaged, or carries other things than tensors"
+    if len(reason) > LONGEST_REASON:
+        reason = f"{reason[:LONGEST_REASON]} ..."
     return WeightsError(
         f"{path} cannot be used: {reason}\n"
         f"Put the one from {file.url or 'its publisher'} in its place, or delete it to have it fetched."

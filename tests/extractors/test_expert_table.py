@@ -95,11 +95,15 @@ def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
         find_preset("mmd")
 
 
-@pytest.mark.parametrize(("name", "near"), [("s3b", "s3d"), ("resnet512", "resnet152"), ("vgish", "vggish")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("s3b", "s3d"), ("resnet512", "resnet152"), ("vgish", "vggish"), ("scene", "densenet161_places365")],
+)
 def test_an_unknown_expert_is_an_error_that_names_near_ones(name: str, near: str) -> None:
     with pytest.raises(ExpertError) as unknown:
         find_expert(name)
-    assert f"no expert is called {name!r}" in str(unknown.value) and near in str(unknown.value)
+    assert f"no expert is called {name!r} (near it: {near}" in str(unknown.value)
+    assert all(each in str(unknown.value) for each in EXPERTS)
 
 
 def test_an_expert_that_resembles_none_is_an_error_that_names_all() -> None:
@@ -150,7 +154,7 @@ def test_an_unknown_option_is_an_error_that_lists_the_options() -> None:
 
 
 def test_options_of_an_expert_that_is_not_asked_for_are_an_error() -> None:
-    with pytest.raises(ExpertError, match="options for vggish, i3d, which are not extracted"):
+    with pytest.raises(ExpertError, match="options for vggish, i3d, but the chosen experts are"):
         find_experts(["s3d"], {"vggish": {}, "i3d": {"hop": 8}})
 
 

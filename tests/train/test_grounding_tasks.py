@@ -301,7 +301,9 @@ def test_an_overlap_of_exactly_the_iou_counts_for_drn_alone(
     exact = torch.tensor([[0.0, 1.0]] * len(split.texts))
     half = torch.tensor([[[0.0, 0.5]]])
     monkeypatch.setattr(task, "answer", lambda video, text, durations, iou: half.expand(len(durations), -1, -1))
-    metrics = task.measure(Gallery(MomentSplit(**{**vars(split), "windows": exact[:, None]}), gallery.videos, gallery.texts))
+    metrics = task.measure(
+        Gallery(MomentSplit(**{**vars(split), "windows": exact[:, None]}), gallery.videos, gallery.texts)
+    )
     assert isinstance(metrics, GroundingMetrics)
     assert metrics.recalls["R1@0.5"] == (100 if system == "drn" else 0)
     assert metrics.mean_iou == pytest.approx(50)

@@ -8,6 +8,7 @@ pictures, edit lists, intra refresh, rotation. So they get plain files only, and
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -174,17 +175,20 @@ def _decord() -> OpenFrames:
     return open_frames
 
 
+_GET_FFMPEG = "with its shared libraries (Debian and Ubuntu: apt-get install ffmpeg)"
+
+
 @cache
 def _torchcodec() -> OpenFrames:
     try:
         from torchcodec.decoders import VideoDecoder
 
         VideoDecoder(b"no video", seek_mode="approximate")  # some versions load FFmpeg only now
+    except ModuleNotFoundError:
+        raise DecoderMissing(f"torchcodec is not installed: pip install torchcodec, and FFmpeg {_GET_FFMPEG}") from None
     except (ImportError, RuntimeError, OSError, ValueError) as error:
         if isinstance(error, ImportError | OSError) or "libtorchcodec" in str(error):
-            raise DecoderMissing(
-                "torchcodec cannot be loaded: pip install 'reelcache[torchcodec]', and FFmpeg with its shared libraries"
-            ) from None
+            raise DecoderMissing(_why_not_loaded(error)) from None
 
     def open_frames(path: str, count: int) -> FramesAt:
         decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
@@ -192,6 +196,21 @@ def _torchcodec() -> OpenFrames:
         return lambda numbers: decoder.get_frames_at(numbers).data.numpy()
 
     return open_frames
+
+
+def _why_not_loaded(error: Exception) -> str:
+    """What an installed torchcodec lacks: it tries one version of FFmpeg after the other, and names all faults."""
+    fault: str | None
+    if isinstance(error, RuntimeError):
+        faults = re.findall(r"^OSError: (?!Could not load this library)(.+)", str(error), re.MULTILINE)
+        fault = next((fault for fault in faults if not re.match(r"lib(av|sw|postproc)", fault)), None)
+    else:
+        fault = str(error.__cause__ or error).splitlines()[0]
+    if fault is None:
+        versions = sorted(map(int, re.findall(r"^FFmpeg version (\d+)", str(error), re.MULTILINE)))
+        which = f" of a version from {versions[0]} to {versions[-1]}" if versions else ""
+        return f"torchcodec finds no FFmpeg: install one{which} {_GET_FFMPEG}"
+    return f"torchcodec cannot be loaded ({fault}): it must be made for the PyTorch that is installed, and for its CUDA"
 
 
 LIBRARIES: dict[str, Callable[[], OpenFrames]] = {"decord": _decord, "torchcodec": _torchcodec}

@@ -19,6 +19,7 @@ from pipeline import backends, media
 from pipeline.backends import DecoderMissing, IndexedPlayback, read_index
 from pipeline.decode import Picture
 from pipeline.sampling import Ended, Request, Sample, sample_video
+from tests.decoders import DECODERS, LIBRARIES
 from tests.media_files import (
     Recipe,
     Sound,
@@ -32,25 +33,6 @@ from tests.media_files import (
     unsteady,
     write_media,
 )
-
-
-def _works(decoder: str) -> bool:
-    try:
-        backends.LIBRARIES[decoder]()
-    except DecoderMissing:
-        return False
-    return True
-
-
-DECODERS = [
-    "av",
-    pytest.param("decord", marks=pytest.mark.skipif(not _works("decord"), reason="decord cannot be loaded")),
-    pytest.param(
-        "torchcodec",
-        marks=pytest.mark.skipif(not _works("torchcodec"), reason="torchcodec needs FFmpeg's shared libraries"),
-    ),
-]
-LIBRARIES = DECODERS[1:]
 
 OPEN = {"x264-params": "open-gop=1"}
 PLAIN: dict[str, tuple[list[Fraction], Recipe]] = {
@@ -254,17 +236,66 @@ def test_a_library_that_counts_other_frames_is_not_used(folder: Path, monkeypatc
         backends._decord.cache_clear()
 
 
-class _NoFFmpeg:
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError("Could not load libtorchcodec. Likely causes:\n 1. FFmpeg is not properly installed")
+def failing(error: Exception) -> SimpleNamespace:
+    """A library that cannot be used, and says so when it is."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    return SimpleNamespace(VideoDecoder=fail)
+
+
+def not_loaded(lacking: dict[int, str]) -> RuntimeError:
+    """What torchcodec 0.10 to 0.17 raises: what each version of FFmpeg, newest first, was found to lack."""
+    tries = "\n".join(
+        f"FFmpeg version {version}:\n"
+        "Traceback (most recent call last):\n"
+        f"OSError: {library}\n\n"
+        "The above exception was the direct cause of the following exception:\n\n"
+        "Traceback (most recent call last):\n"
+        f"OSError: Could not load this library: torchcodec/libtorchcodec_core{version}.so\n"
+        for version, library in lacking.items()
+    )
+    return RuntimeError(
+        "Could not load libtorchcodec. Likely causes:\n          1. FFmpeg is not properly installed\n\n"
+        f"[start of libtorchcodec loading traceback]\n{tries}[end of libtorchcodec loading traceback]."
+    )
+
+
+NOWHERE = "cannot open shared object file: No such file or directory"
+NO_FFMPEG = {version: f"libavutil.so.{52 + version}: {NOWHERE}" for version in range(9, 3, -1)}
 
 
 @pytest.mark.parametrize(
     ("decoder", "module", "reason"),
     [
         ("decord", None, "decord is not installed: pip install"),
-        ("torchcodec", None, "torchcodec cannot be loaded: pip install"),
-        ("torchcodec", SimpleNamespace(VideoDecoder=_NoFFmpeg), "FFmpeg with its shared libraries"),
+        ("torchcodec", None, "torchcodec is not installed: pip install torchcodec, and FFmpeg"),
+        (
+            "torchcodec",
+            failing(not_loaded(NO_FFMPEG)),
+            "torchcodec finds no FFmpeg: install one of a version from 4 to 9 with its shared libraries .*apt-get",
+        ),
+        (
+            "torchcodec",
+            failing(not_loaded(NO_FFMPEG | {5: f"libavdevice.so.59: {NOWHERE}"})),  # some of FFmpeg's libraries
+            "torchcodec finds no FFmpeg",
+        ),
+        (
+            "torchcodec",
+            failing(not_loaded(NO_FFMPEG | {5: "torchcodec/libtorchcodec_core5.so: undefined symbol: _ZN3c10"})),
+            r"torchcodec cannot be loaded \(.*undefined symbol: _ZN3c10\): it must be made for the PyTorch",
+        ),
+        (
+            "torchcodec",
+            failing(not_loaded(dict.fromkeys(range(9, 3, -1), f"libnvrtc.so.13: {NOWHERE}"))),
+            r"torchcodec cannot be loaded \(libnvrtc.so.13: cannot open .*\): it must be made for the PyTorch",
+        ),
+        (
+            "torchcodec",
+            failing(ImportError(f"libc10_cuda.so: {NOWHERE}")),
+            r"torchcodec cannot be loaded \(libc10_cuda.so: cannot open .*\): it must be made for the PyTorch",
+        ),
     ],
 )
 def test_a_decoder_that_is_missing_stops_the_run_and_says_how_to_get_it(
@@ -275,8 +306,9 @@ def test_a_decoder_that_is_missing_stops_the_run_and_says_how_to_get_it(
     for load in (backends._decord, backends._torchcodec):
         load.cache_clear()
     try:
-        with pytest.raises(DecoderMissing, match=reason):
+        with pytest.raises(DecoderMissing, match=reason) as missing:
             sample(path, decoder, Frames(1))
+        assert "\n" not in str(missing.value)
     finally:
         for load in (backends._decord, backends._torchcodec):
             load.cache_clear()

@@ -18,6 +18,7 @@ from feature_store import FeatureStore, StoreError, summarize
 from pipeline import extract
 from pipeline.extraction import ExtractError
 from pipeline.sampling import Ended, Request, sample_video
+from tests.decoders import LIBRARIES
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +235,7 @@ def test_what_a_decoder_raises_for_one_video_is_that_videos_reason(
     assert (status.status, status.reason) == ("failed", "AssertionError: a decoder's bug")
 
 
-@pytest.mark.parametrize("decoder", ["decord"])
+@pytest.mark.parametrize("decoder", LIBRARIES)
 def test_another_decoder_gives_nearly_the_same_features(
     decoder: str, manifest: Path, reference: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from extractors import Audio, Frames
 from feature_store import VideoStatus
 from pipeline.media import MOST_ELONGATED, MOST_PIXELS, unfit_size
 from pipeline.sampling import Ended, Request, Sample, sample_video
+from tests.decoders import LIBRARIES
 from tests.media_files import Recipe, steady, write_media
 
 SEEDS = range(3)
@@ -80,9 +81,8 @@ def test_a_spoilt_file_has_rows_or_a_reason(sources: list[Path], how: str, seed:
         assert status.status != "ok" or status.rows
 
 
-@pytest.mark.parametrize("decoder", ["decord", "torchcodec"])
+@pytest.mark.parametrize("decoder", LIBRARIES)
 def test_other_decoders_are_asked_for_no_picture_that_is_too_large(tmp_path: Path, decoder: str) -> None:
-    pytest.importorskip(decoder)
     wide = write_media(tmp_path / "wide.mp4", steady(4), pictures=[np.zeros((16, 16 * 80, 3), np.uint8)] * 4)
     found = sampled(wide, decoder)["pictures"]
     assert (found.status, found.rows) == ("failed", 0)

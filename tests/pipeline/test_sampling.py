@@ -21,6 +21,7 @@ from feature_store import VideoStatus
 from pipeline import decode, sound
 from pipeline.decode import Picture
 from pipeline.sampling import ClipSampler, Ended, Request, Sample, SoundSampler, sample_video
+from tests.decoders import DECODERS
 from tests.media_files import (
     SOUND_RATE,
     Recipe,
@@ -490,7 +491,7 @@ def test_of_a_file_cut_off_the_rows_before_the_end_are_kept(tmp_path: Path, name
         assert status.seconds == pytest.approx(rows[-1].end, abs=1)
 
 
-@pytest.mark.parametrize("decoder", ["av", "decord"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_packets_that_are_zeros_cost_no_row_before_them(tmp_path: Path, decoder: str) -> None:
     film = write_media(tmp_path / "film.mp4", steady(400))
     whole = sample_one(film, Frames(0.2))

@@ -216,6 +216,12 @@ def _why_not_loaded(error: Exception) -> str:
 LIBRARIES: dict[str, Callable[[], OpenFrames]] = {"decord": _decord, "torchcodec": _torchcodec}
 
 
+def check_decoder(decoder: str) -> None:
+    """Raise DecoderMissing if a decoder cannot be used on this machine."""
+    if decoder in LIBRARIES:
+        LIBRARIES[decoder]()
+
+
 def _check_count(counted: int, count: int) -> None:
     if counted != count:
         raise ValueError(f"the library counts {counted} frames of {count}")

@@ -19,6 +19,7 @@ from extractors import Clips, Expert, Finder, Loaded, Sampling, identity, load_e
 from feature_store import ExpertWriter, ShardRecord, ShardWriter, StoreWriter, VideoStatus
 from feature_store.layout import shard_name
 from feature_store.leases import BEAT, Leases, new_holder
+from pipeline.backends import check_decoder
 from pipeline.engine import Engine, RunningExpert
 from pipeline.errors import ExtractError
 from pipeline.fetching import sweep
@@ -78,11 +79,15 @@ class Job:
 
 
 class Worker:
-    """The networks of a job, loaded. Raises ExpertError, WeightsError or ExtractError if they cannot be."""
+    """The networks of a job, loaded.
+
+    Raises ExpertError, WeightsError or ExtractError if they cannot be; DecoderMissing if the job's decoder cannot.
+    """
 
     def __init__(self, job: Job, meter: Meter, flights: Flights) -> None:
         self.job, self.meter = job, meter
         self._flights = flights
+        check_decoder(job.decoder)
         self._device = _device(job)
         self._cores = max(1, usable_cores() // job.sharers)
         loaded = {name: load_expert(expert, job.weights, job.seed) for name, expert in job.experts}

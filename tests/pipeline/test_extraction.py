@@ -15,7 +15,8 @@ from corpora import make_corpus, quick_experts, write_video
 from data_manifests import Manifest, Video, write_rows
 from extractors import find_experts, load_expert
 from feature_store import FeatureStore, StoreError, summarize
-from pipeline import extract
+from pipeline import backends, extract
+from pipeline.backends import DecoderMissing
 from pipeline.extraction import ExtractError
 from pipeline.sampling import Ended, Request, sample_video
 from tests.decoders import LIBRARIES
@@ -241,6 +242,18 @@ def test_another_decoder_gives_nearly_the_same_features(
 ) -> None:
     extract(manifest, tmp_path / "s", quick_experts(), weights="random", dtype="float32", decoder=decoder)
     assert_same_features(reference, tmp_path / "s", 0.05)
+
+
+def test_a_decoder_that_is_missing_is_told_before_anything_is_made(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise DecoderMissing("decord is not installed")
+
+    monkeypatch.setitem(backends.LIBRARIES, "decord", missing)
+    with pytest.raises(DecoderMissing):
+        extract(manifest, tmp_path / "s", quick_experts(), weights="random", decoder="decord")
+    assert not (tmp_path / "s").exists()
 
 
 def test_lower_precision_is_recorded_and_close(manifest: Path, reference: Path, tmp_path: Path) -> None:

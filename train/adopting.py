@@ -7,10 +7,8 @@ its features from the store, by a recipe. Whatever of these does not fit the oth
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,14 @@ from train import RecipeError, TrainError
 from train.annotations import some
 from train.features import ExpertFacts
 from train.official import take_official
+from train.paths import absolute_paths
 from train.recipe import Recipe, parse_recipe
 from train.released import Released, Words, read_checkpoint, read_vocabularies
 from train.retrieval import dual_encoding, hanet
 from train.retrieval.dual_encoding import DualEncodingConfig
 from train.retrieval.hanet import HANetConfig
 from train.retrieval.mmt import LEFT_OUT, MMT, OFFICIAL_TYPES, ExpertTokens, official_names
-from train.runs import ASSETS, EXPERTS, LAST, RECIPE, chosen_checkpoint, open_store
+from train.runs import LAST, RECIPE, chosen_checkpoint, open_store, write_run
 from train.tasks import TASKS
 from train.tasks.base import Assets
 from train.tasks.dual_encoding import EncodersTask
@@ -91,6 +90,7 @@ def adopt(recipe: Recipe, checkpoint: Path, vocabularies: Sequence[Path], run: P
         raise RecipeError(f"{run}: a run is there already; name another folder with -o")
     if recipe.data.scale != "none":
         raise RecipeError("released models take features as they are: --set data.scale=none")
+    recipe = absolute_paths(recipe)
     released, system = read_checkpoint(checkpoint), recipe.model.system
     if released.system != system:
         raise RecipeError(f"{checkpoint}: is a model of {released.system}, the recipe is one of {system}")
@@ -110,7 +110,7 @@ def adopt(recipe: Recipe, checkpoint: Path, vocabularies: Sequence[Path], run: P
 
 
 def _experts(recipe: Recipe) -> dict[str, ExpertFacts]:
-    store, names = open_store(recipe.data.store, "--set data.store=PATH"), recipe.data.experts
+    store, names = open_store(recipe.data.store), recipe.data.experts
     absent = [name for name in names if name not in store]
     if absent:
         there = ", ".join(sorted(store.experts)) or "none"
@@ -338,12 +338,4 @@ def _write_run(
     for path in {run / LAST, chosen_checkpoint(run, recipe)}:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, path)
-    documents = {
-        ASSETS: assets,
-        EXPERTS: [asdict(expert) for expert in experts.values()],
-        RECIPE: recipe.model_dump(mode="json"),  # last: it says that a run is here
-    }
-    for name, document in documents.items():
-        part = run / f"{name}.{os.getpid()}.part"
-        part.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(part, run / name)
+    write_run(run, recipe, list(experts.values()), assets, {})

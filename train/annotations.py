@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +40,7 @@ class Split:
 
     `videos` are the ids of all videos, also of those without a caption: what a test has to find among.
     `video_of` (captions,) int64 is the index in `videos` that each of `texts` is about. `left_out` says what was
-    not taken and why, for people.
+    not taken and why, for people. `digest` is of the videos and captions as the files have them.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Split:
     texts: tuple[str, ...]
     video_of: Tensor
     left_out: tuple[str, ...] = ()
+    digest: str = ""
 
     def keep(self, videos: Iterable[bool], why: str) -> Self:
         """The split with the videos that are true, and their captions only; `why` the others go."""
@@ -105,6 +108,7 @@ def read_split(folder: Path, name: str) -> Split:
         tuple(row.text for row in spoken),
         torch.tensor([place[row.video] for row in spoken]),
         (f"{empty} captions without a word",) if empty else (),
+        _digest(ids, rows),
     )
 
 
@@ -120,6 +124,7 @@ def read_moments(folder: Path, name: str) -> MomentSplit:
     rows, ids = _read(path, AnyMoment)
     place = {video: index for index, video in enumerate(ids)}
     strange = [row.video for row in rows if row.video not in place]
+    digest = _digest(ids, rows)
     rows = [row for row in rows if row.video in place]
     lengths = _durations(path, rows)
     spoken = [row for row in rows if any(map(str.isalnum, row.text))]
@@ -147,6 +152,7 @@ def read_moments(folder: Path, name: str) -> MomentSplit:
         tuple(row.text for row in taken),
         torch.tensor([place[row.video] for row in taken]),
         left_out,
+        digest,
         torch.tensor([[row.start, row.end] for row in taken]),
         _padded(windows),
         torch.tensor([lengths.get(video, 0.0) for video in ids]),
@@ -212,8 +218,17 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _digest(videos: Sequence[str], rows: Sequence[Caption | Moment]) -> str:
+    """SHA-256 of a split: which captions, in which order, of which videos."""
+    kept = ("video", "text", "start", "end")
+    content = json.dumps([videos, [[getattr(row, name, None) for name in kept] for row in rows]])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _read(path: Path, kind: type[Row]) -> tuple[list[Row], list[str]]:
     """The rows of a split, and the ids of its videos."""
+    if not path.parent.is_dir():
+        raise TrainError(f"{path.parent}: there is no such folder of annotations; name another with --annotations PATH")
     if not path.exists():
         there = ", ".join(sorted(each.stem for each in path.parent.glob("*.jsonl"))) or "none"
         raise TrainError(

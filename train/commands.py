@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -36,6 +36,8 @@ class Found(NamedTuple):
 Run = Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Store = Annotated[str | None, typer.Option(help="Another store with features of the same kind. [default: the run's]")]
+Annotations = Annotated[str | None, typer.Option(help="The folder of annotations, if moved. [default: the run's]")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
 def train(
@@ -43,6 +45,10 @@ def train(
     run: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder. [default: runs/RECIPE]")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, e.g. training.batch=64; may be repeated.")
+    ] = None,
+    store: Annotated[str | None, typer.Option(help="The store with the features. [default: data.store]")] = None,
+    annotations: Annotated[
+        str | None, typer.Option(help="The folder of annotations. [default: data.annotations]")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run; name its folder in place of a recipe.")
@@ -52,7 +58,7 @@ def train(
 
     **Examples**
 
-        reelcache train mmt_msrvtt_1k_a --set data.store=msrvtt.zarr --set data.annotations=msrvtt-1k-a
+        reelcache train mmt_msrvtt_1k_a --store msrvtt.zarr --annotations msrvtt-1k-a
 
         reelcache train mine.toml -o runs/first
 
@@ -65,13 +71,16 @@ def train(
         _list_recipes(out)
         return
     if resume:
-        if run or settings:
-            raise RecipeError("--resume goes on as the run began: name its folder alone, without -o and --set")
+        if run:
+            raise RecipeError("--resume goes on in the run's own folder: leave out -o")
         from train.runs import open_recipe
 
-        run, chosen = Path(recipe), open_recipe(Path(recipe))
+        run = Path(recipe)
+        chosen = open_recipe(run, _paths(store, annotations, settings or []))
     else:
-        chosen = load_recipe(recipe, settings or [])
+        paths = _paths(store, annotations)
+        named = [f"{key}={json.dumps(path, ensure_ascii=False)}" for key, path in paths.items()]
+        chosen = load_recipe(recipe, [*(settings or []), *named])
         run = run or Path("runs") / Path(recipe).stem
     from train.training import train as follow
 
@@ -90,6 +99,11 @@ def evaluate(
     run: Run,
     split: Annotated[str | None, typer.Option(help="A split of the annotations. [default: the recipe's test]")] = None,
     store: Store = None,
+    annotations: Annotations = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=PATH of another file that was moved; may be repeated.")
+    ] = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure a trained model by its paper's protocol. The figures are also kept in the run, as JSON and CSV.
@@ -101,7 +115,7 @@ def evaluate(
     from train.runs import random_experts
     from train.testing import evaluate_run
 
-    measured = evaluate_run(run, split, store)
+    measured = evaluate_run(run, split, _paths(store, annotations, settings or []), device)
     metrics, random = measured.metrics, sorted(random_experts(run))
     document = {
         "split": measured.split,
@@ -128,6 +142,7 @@ def index(
         Path | None, typer.Option("--output", "-o", help="The index to make. [default: moments.zarr in the run]")
     ] = None,
     store: Store = None,
+    device: Device = "auto",
     verify: Annotated[
         bool, typer.Option("--verify", help="Make nothing: read an index that is there, and say whether it is whole.")
     ] = False,
@@ -151,7 +166,7 @@ def index(
         there.verify()
         _console().print(f"{there.path}: every file is as it was written", markup=False, highlight=False)
         return
-    made, out = build_index(open_model(run, store), output), _console()
+    made, out = build_index(open_model(run, _paths(store), device), output), _console()
     out.print(f"{len(made)} moments of {len(made.videos)} videos -> {made.path}", markup=False, highlight=False)
     _mark_random(out, run)
 
@@ -161,6 +176,8 @@ def search(
     query: Annotated[str, typer.Argument(help="A sentence.", show_default=False)],
     top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
     store: Store = None,
+    annotations: Annotations = None,
+    device: Device = "auto",
     index: Annotated[
         Path | None, typer.Option(help="An index of moments. [default: the run's own, made at the first search]")
     ] = None,
@@ -191,7 +208,7 @@ def search(
     from train.search import check_query, open_index, open_model
     from train.tasks.base import RetrievalTask
 
-    opened = open_model(run, store)
+    opened = open_model(run, _paths(store, annotations), device)
     finds_videos = isinstance(opened.task, RetrievalTask)
     if video is not None and (index or among or engine):
         raise RecipeError("--video looks at one video alone: leave out --index, --among and --engine")
@@ -265,6 +282,18 @@ def import_model(
     if unnamed:
         out.print(f"Without the vocabulary of {' and '.join(unnamed)} it cannot be trained further.", highlight=False)
     _mark_random(out, run)
+
+
+def _paths(store: str | None = None, annotations: str | None = None, settings: Sequence[str] = ()) -> dict[str, str]:
+    """Paths of a run that are named anew, by their keys in the recipe."""
+    paths = {}
+    for setting in settings:
+        key, equals, path = setting.partition("=")
+        if not (equals and path):
+            raise RecipeError(f"--set {setting}: write KEY=PATH, e.g. model.word_vectors=glove.6B.300d.txt")
+        paths[key] = path
+    named = {"data.store": store, "data.annotations": annotations}
+    return paths | {key: path for key, path in named.items() if path is not None}
 
 
 def _console() -> Console:

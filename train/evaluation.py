@@ -14,7 +14,9 @@ from torch import Tensor
 from feature_store import FeatureStore
 from train import TrainError
 from train.annotations import Split, some
+from train.devices import CPU, fits
 from train.features import missing_videos
+from train.finite import check_embeddings, check_scores
 from train.metrics import PROTOCOLS, Relevance, RetrievalMetrics, evaluate_scores
 from train.scores import ScoreMatrix, fuse, score_blocks
 
@@ -87,36 +89,58 @@ def evaluate(task: RetrievalTask, gallery: Gallery) -> RetrievalMetrics:
 def score(task: RetrievalTask, gallery: Gallery, captions: Tensor) -> ScoreMatrix:
     """The scores that rank, of all videos of a split and these captions of it: (videos, captions).
 
-    Captions are encoded a block at a time: of HANet each takes 90 kB.
+    Captions are encoded a block at a time: of HANet each takes 90 kB. All is compared on the device of the task.
     """
-    videos = encode_videos(task, gallery.videos, torch.arange(len(gallery.split.videos)))
+    ids, sentences, device = gallery.split.videos, gallery.split.texts, device_of(task)
+    videos = encode_videos(task, gallery.videos, torch.arange(len(ids)), ids)
     similarities = task.similarities()
-    matrices = [ScoreMatrix.empty(len(gallery.split.videos), len(captions)) for _ in similarities]
+    matrices = [ScoreMatrix.empty(len(ids), len(captions)) for _ in similarities]
     for first, some_captions in zip(range(0, len(captions), TEXT_BLOCK), captions.split(TEXT_BLOCK), strict=True):
-        texts = encode_texts(task, gallery.texts, some_captions)
+        texts = encode_texts(task, gallery.texts, some_captions, sentences)
         for similarity, matrix in zip(similarities, matrices, strict=True):
-            block = score_blocks(similarity, videos, texts, VIDEO_BLOCK)
+            block = score_blocks(similarity, videos, texts, VIDEO_BLOCK, device=device)
+            check_scores(block.values, ids, [sentences[caption] for caption in some_captions.tolist()])
             matrix.values[:, first : first + len(some_captions)] = block.values
     return matrices[0] if len(matrices) == 1 else fuse(matrices[0], matrices[1], task.share)
 
 
-def encode_videos(task: Task, videos: Videos, indices: Tensor) -> Embedding:
-    """Embeddings of the videos of these indices."""
-    return _encode(task, task.encode_video, lambda some: videos.batch(some, None), indices)
+def encode_videos(task: Task, videos: Videos, indices: Tensor, ids: Sequence[str]) -> Embedding:
+    """Embeddings of the videos of these indices, on the task's device if all fit its memory, else on the CPU.
+
+    `ids` are those of all videos. Raises TrainError naming a video whose embedding is not finite.
+    """
+    return _encode(task, task.encode_video, lambda some: videos.batch(some, None), indices, ids)
 
 
-def encode_texts(task: Task, texts: Texts, indices: Tensor) -> Embedding:
-    """Embeddings of the sentences of these indices."""
-    return _encode(task, task.encode_text, texts.batch, indices)
+def encode_texts(task: Task, texts: Texts, indices: Tensor, sentences: Sequence[str]) -> Embedding:
+    """Embeddings of the sentences of these indices; as `encode_videos`."""
+    return _encode(task, task.encode_text, texts.batch, indices, sentences)
 
 
 @torch.no_grad()
 def _encode(
-    task: Task, encode: Callable[[Inputs], Embedding], batch: Callable[[Tensor], Inputs], indices: Tensor
+    task: Task,
+    encode: Callable[[Inputs], Embedding],
+    batch: Callable[[Tensor], Inputs],
+    indices: Tensor,
+    names: Sequence[str],
 ) -> Embedding:
-    device = next(task.parameters()).device
+    device, held = device_of(task), CPU
+    parts: list[Embedding] = []
     with evaluating(task):
-        return _joined([encode(to_device(batch(some), device)) for some in indices.split(BATCH)])
+        for some in indices.split(BATCH):
+            part = encode(to_device(batch(some), device))
+            check_embeddings(part, [names[index] for index in some.tolist()])
+            if not parts:
+                whole = sum(tensor.nbytes for tensor in part) * len(indices) / len(some)
+                held = device if fits(2 * whole, device) else CPU  # twice, since parts are then joined
+            parts.append(to_device(part, held))
+    return _joined(parts)
+
+
+def device_of(task: Task) -> torch.device:
+    """Where the task's parameters lie."""
+    return next(task.parameters()).device
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from train import TrainError
 from train.annotations import some
-from train.evaluation import encode_texts, encode_videos
+from train.devices import enough_memory
+from train.evaluation import device_of, encode_texts, encode_videos
 from train.features import Source
 from train.grounding.moments import Moment, MomentIndex, write_index
 from train.search import Opened, check_query
@@ -37,8 +38,9 @@ def search_moments(
     """
     task = _task_of(opened)
     check_query(task, query)
-    text = encode_texts(task, task.read_texts([query], None), torch.tensor([0]))
-    return _open(opened, path, engine).search(text[0][0], top, task.options.suppress, among)
+    text = encode_texts(task, task.read_texts([query], None), torch.tensor([0]), [query])
+    with enough_memory("search with --device cpu"):
+        return _open(opened, path, engine).search(text[0][0], top, task.options.suppress, among)
 
 
 def moments_of(opened: Opened, query: str, video: str, top: int = 5) -> list[tuple[float, float]]:
@@ -57,12 +59,11 @@ def moments_of(opened: Opened, query: str, video: str, top: int = 5) -> list[tup
         raise TrainError(
             f"{opened.run}: a teacher alone answers sentences of the annotations, whose role graphs it has"
         )
-    duration = _durations(opened, [video])[0]
-    one = torch.tensor([0])
-    seen = encode_videos(task, task.open_videos(opened.store, [video], "none", "cpu"), one)
-    told = encode_texts(task, task.read_texts([query], None), one)
+    one, durations = torch.tensor([0]), torch.tensor(_durations(opened, [video])).to(device_of(task))
+    seen = encode_videos(task, task.open_videos(opened.store, [video], "none", "cpu"), one, [video])
+    told = encode_texts(task, task.read_texts([query], None), one, [query])
     with torch.no_grad():
-        ranked = task.answer(seen, told, torch.tensor([duration]), task.options.ious[0])[0]
+        ranked = task.answer(seen, told, durations, task.options.ious[0])[0]
     return [(start, end) for start, end in ranked.tolist() if start >= 0][:top]
 
 
@@ -71,8 +72,9 @@ def build_index(opened: Opened, path: Path | None = None) -> MomentIndex:
     task, path = _task_of(opened), path or opened.run / INDEX
     durations = _durations(opened, opened.videos)
     batches = _embedded(opened, task)
-    write_index(path, {"key": opened.key}, task.options.proposals, opened.videos, durations, batches)
-    return MomentIndex(path)
+    with enough_memory("make the index with --device cpu"):
+        write_index(path, {"key": opened.key}, task.options.proposals, opened.videos, durations, batches)
+    return MomentIndex(path, device=device_of(task))
 
 
 def _durations(opened: Opened, videos: Sequence[str]) -> list[float]:
@@ -91,7 +93,7 @@ def _embedded(opened: Opened, task: FVMRTask) -> Iterator[Tensor]:
     """(B, P, dim) of all videos in order."""
     videos = task.open_videos(opened.store, opened.videos, "none", "cpu")
     for indices in torch.arange(len(opened.videos)).split(AT_ONCE):
-        yield encode_videos(task, videos, indices)[0]
+        yield encode_videos(task, videos, indices, opened.videos)[0]
 
 
 def _open(opened: Opened, path: Path | None, engine: str) -> MomentIndex:
@@ -99,7 +101,7 @@ def _open(opened: Opened, path: Path | None, engine: str) -> MomentIndex:
         path = opened.run / INDEX
         if not _is_of(path, opened.key):
             build_index(opened)
-    found = MomentIndex(path, engine)
+    found = MomentIndex(path, engine, device_of(opened.task))
     if found.identity != {"key": opened.key}:
         raise TrainError(
             f"{path}: is of another model, or of other videos, than {opened.run} has now; make it anew with "

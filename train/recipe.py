@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from train import RecipeError
+from train.paths import FilePath, StorePath
 from train.tasks import OPTIONS, TASKS
 from train.tasks.drn import STAGES
 
@@ -42,8 +43,8 @@ class Data(BaseModel):
     """
 
     model_config = _STRICT
-    store: str
-    annotations: str
+    store: StorePath
+    annotations: FilePath
     experts: Annotated[tuple[str, ...], Field(min_length=1)]
     train: str = "train"
     val: str = "val"

@@ -1,6 +1,7 @@
 """A run on disk: what it follows, what it learnt, where it got to.
 
 recipe.json              what it follows, all values written out
+sources.json             where its files lie, seen from the run's folder, and digests of the captions it learns from
 assets.json              what was read from the training captions: vocabularies and the like
 experts.json             the features it was trained with: names, sizes, where their weights are from
 checkpoints/last.ckpt    everything that going on needs; best.ckpt, the best epoch by validation
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +24,35 @@ from feature_store import FeatureStore, StoreError
 from train import RecipeError, TrainError
 from train.annotations import Split
 from train.features import ExpertFacts, measure_scales
+from train.finite import check_parameters
+from train.paths import absolute, found_paths, paths_of, relative_paths, with_paths
 from train.recipe import Recipe, parse_recipe
 from train.tasks import TASKS
-from train.tasks.base import SCALES, Task
+from train.tasks.base import SCALES, Assets, Task
 
-RECIPE, ASSETS, EXPERTS = "recipe.json", "assets.json", "experts.json"
+RECIPE, ASSETS, EXPERTS, SOURCES = "recipe.json", "assets.json", "experts.json", "sources.json"
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 LOGS = Path("logs")
 
 
-def open_store(path: str, option: str) -> FeatureStore:
-    """The store at `path`. Raises TrainError, saying what `option` names another, if there is none."""
+@dataclass(frozen=True)
+class Sources:
+    """Where a run's files lie: paths relative to its folder, by their keys in the recipe, and digests of its splits."""
+
+    paths: dict[str, str] = field(default_factory=dict)
+    captions: dict[str, str] = field(default_factory=dict)
+
+
+def open_store(path: str) -> FeatureStore:
+    """The store at `path`. Raises TrainError, saying how to name another, if there is none."""
     try:
         return FeatureStore(path)
     except StoreError as error:
-        raise TrainError(f"{error}; name another with {option}") from None
+        raise TrainError(f"{error}; name another with --store PATH") from None
 
 
-def begin_run(run: Path, recipe: Recipe, store: FeatureStore, train: Split) -> None:
-    """Make the folder of a new run.
+def begin_run(run: Path, recipe: Recipe, store: FeatureStore, train: Split, val: Split | None) -> None:
+    """Make the folder of a new run, whose recipe has absolute paths.
 
     Raises RecipeError if a run is there already.
     """
@@ -51,18 +62,64 @@ def begin_run(run: Path, recipe: Recipe, store: FeatureStore, train: Split) -> N
     assets = task_type.prepare(recipe.model, train, Path(recipe.data.annotations))
     if recipe.data.scale == "standard":
         assets[SCALES] = measure_scales(store, recipe.data.experts, train.videos)
-    experts = {name: ExpertFacts.of(store.experts[name]) for name in recipe.data.experts}
+    experts = [ExpertFacts.of(store.experts[name]) for name in recipe.data.experts]
+    captions = {split.name: split.digest for split in (train, val) if split}
+    write_run(run, recipe, experts, assets, captions)
+
+
+def write_run(
+    run: Path, recipe: Recipe, experts: Sequence[ExpertFacts], assets: Assets, captions: Mapping[str, str]
+) -> None:
+    """Write all of a run but its checkpoints; its folder is made if need be."""
     run.mkdir(parents=True, exist_ok=True)
     _write(run / ASSETS, assets)
-    _write(run / EXPERTS, [asdict(expert) for expert in experts.values()])
+    _write(run / EXPERTS, [asdict(expert) for expert in experts])
+    _write(run / SOURCES, asdict(Sources(relative_paths(recipe, run), dict(captions))))
     _write(run / RECIPE, recipe.model_dump(mode="json"))  # last: it says that a run is here
 
 
-def open_recipe(run: Path) -> Recipe:
-    """What a run follows. Raises TrainError if there is no run, RecipeError if it is damaged."""
+def open_recipe(run: Path, moved: Mapping[str, str] | None = None) -> Recipe:
+    """What a run follows, its paths as they are found (see `train.paths`), or as `moved` names them anew.
+
+    Args:
+        run: its folder.
+        moved: paths as seen from the current folder, by their keys, e.g. {"data.store": "other.zarr"}.
+
+    Raises TrainError if there is no run, RecipeError if it is damaged, and for a key that is none of its paths.
+    """
     if not (run / RECIPE).exists():
         raise TrainError(f"{run}: there is no run; `reelcache train RECIPE -o {run}` makes one")
-    return parse_recipe(_read(run / RECIPE), str(run / RECIPE))
+    recipe, sources = parse_recipe(_read(run / RECIPE), str(run / RECIPE)), _sources(run)
+    known = {"data.store", "data.annotations", *sources.paths, *paths_of(recipe)}
+    for key in moved or ():
+        if key not in known:
+            raise RecipeError(
+                f"{key}: {run} keeps to the recipe it began with; only its paths can be named anew: "
+                f"{', '.join(sorted(known))}"
+            )
+    named = {key: absolute(path) for key, path in (moved or {}).items()}
+    return with_paths(found_paths(recipe, run, sources.paths), named)
+
+
+def check_captions(run: Path, splits: Iterable[Split]) -> None:
+    """Raises TrainError if a split holds other captions or videos than when the run began."""
+    known = _sources(run).captions
+    for split in splits:
+        if known.get(split.name, split.digest) != split.digest:
+            raise TrainError(
+                f"split {split.name!r} holds other captions or videos than when {run} began; name the folder with "
+                "those with --annotations, or begin another run"
+            )
+
+
+def _sources(run: Path) -> Sources:
+    """Nothing is known of a run that was made before this was kept."""
+    if not (run / SOURCES).exists():
+        return Sources()
+    try:
+        return TypeAdapter(Sources).validate_python(_read(run / SOURCES))
+    except ValidationError as error:
+        raise RecipeError(f"{run / SOURCES}: damaged ({error.errors()[0]['msg']})") from None
 
 
 def open_task(run: Path, recipe: Recipe, store: FeatureStore) -> Task:
@@ -107,11 +164,12 @@ def load_chosen(task: Task, run: Path, recipe: Recipe) -> None:
         raise TrainError(f"{path}: is not there yet; `reelcache train {run} --resume` goes on with the run")
     try:
         checkpoint: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
-        task.load_state_dict({name.removeprefix("task."): tensor for name, tensor in state.items()})
+        state = {name.removeprefix("task."): tensor for name, tensor in checkpoint["state_dict"].items()}
+        task.load_state_dict(state)
         task.enter_stage(checkpoint.get("stage", 1))
     except Exception as error:  # torch raises whatever a damaged file sets off
         raise TrainError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
+    check_parameters(state, path)
 
 
 def _write(path: Path, document: Any) -> None:

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train import TrainError
+
 Embeddings = Tensor | tuple["Embeddings", ...]  # of B items each: tensors whose dimension 0 is B, also NamedTuples
 
 IN_MEMORY = 2**30  # bytes of scores that are held in memory; more go to a file
 BLOCK = 2**22  # scores that are normalised or fused at a time
 
 
-class ScoresError(ValueError):
+class ScoresError(TrainError, ValueError):
     """Scores, or captions for them, that cannot be evaluated; the message says which."""
 
     exit_code = 1
@@ -82,6 +84,7 @@ def score_blocks(
     text_block: int = 1024,
     in_memory: int = IN_MEMORY,
     folder: Path | None = None,
+    device: torch.device | None = None,
 ) -> ScoreMatrix:
     """Score every video against every caption, a block of both at a time.
 
@@ -91,16 +94,17 @@ def score_blocks(
         video_block, text_block: how many at a time. A similarity that compares K concepts pair by pair takes
             video_block * text_block * K numbers.
         in_memory, folder: as `ScoreMatrix.empty` has them.
+        device: where blocks are compared; by default where the embeddings lie.
 
     Raises ScoresError if `similarity` gives another shape, or the tensors of an embedding differ in length.
     """
     count = {"videos": _length(videos, "videos"), "captions": _length(texts, "captions")}
     scores = ScoreMatrix.empty(count["videos"], count["captions"], in_memory, folder)
     for row in range(0, count["videos"], video_block):
-        rows = _cut(videos, row, row + video_block)
+        rows = _cut(videos, row, row + video_block, device)
         for column in range(0, count["captions"], text_block):
             block = scores.values[row : row + video_block, column : column + text_block]
-            found = similarity(rows, _cut(texts, column, column + text_block))
+            found = similarity(rows, _cut(texts, column, column + text_block, device))
             if found.shape != block.shape:
                 expected = f"(videos, captions) = {tuple(block.shape)}"
                 raise ScoresError(f"the similarity gave scores of shape {tuple(found.shape)}, not {expected}")
@@ -150,8 +154,9 @@ def _tensors(embeddings: Embeddings) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _cut(embeddings: Embeddings, start: int, stop: int) -> Embeddings:
+def _cut(embeddings: Embeddings, start: int, stop: int, device: torch.device | None) -> Embeddings:
     if isinstance(embeddings, Tensor):
-        return embeddings[start:stop]
-    parts = tuple(_cut(part, start, stop) for part in embeddings)
+        part = embeddings[start:stop]
+        return part if device is None else part.to(device)
+    parts = tuple(_cut(part, start, stop, device) for part in embeddings)
     return type(embeddings)(*parts) if hasattr(embeddings, "_fields") else parts

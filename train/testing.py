@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
+from train.devices import choose_device, enough_memory
 from train.evaluation import open_gallery, open_split
 from train.recipe import Recipe
 from train.runs import load_chosen, open_recipe, open_store, open_task
@@ -22,18 +22,28 @@ class Measured(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def evaluate_run(run: Path, split: str | None = None, store_path: str | None = None) -> Measured:
-    """Metrics of a run's model on a split, by default the recipe's test split.
+def evaluate_run(
+    run: Path, split: str | None = None, moved: Mapping[str, str] | None = None, device: str = "auto"
+) -> Measured:
+    """Metrics of a run's model on a split.
 
-    Raises TrainError if the run has no model yet, the split is not there, or the store's features are of another kind.
+    Args:
+        run: its folder.
+        split: by default the recipe's test split.
+        moved: paths named anew, by their keys, e.g. {"data.store": "other.zarr"}; see `train.runs.open_recipe`.
+        device: see `train.devices.choose_device`.
+
+    Raises TrainError if the run has no model yet, the split is not there, the store's features are of another kind, or
+    numbers are not finite.
     """
-    recipe = open_recipe(run)
+    recipe = open_recipe(run, moved)
+    chosen_device = choose_device(device, recipe.training.accelerator)
     name = split or recipe.data.test
-    store = open_store(store_path or recipe.data.store, "--store PATH")
+    store = open_store(recipe.data.store)
     task = open_task(run, recipe, store)
     chosen = open_split(type(task), recipe.data, store, name)
     load_chosen(task, run, recipe)
-    device = "cuda" if torch.cuda.is_available() and recipe.training.accelerator != "cpu" else "cpu"
-    task.to(device)
-    metrics = task.measure(open_gallery(task, recipe.data, store, chosen, device))
+    with enough_memory("measure with --device cpu"):
+        task.to(chosen_device)
+        metrics = task.measure(open_gallery(task, recipe.data, store, chosen, chosen_device))
     return Measured(recipe, name, metrics, chosen.left_out)

@@ -24,9 +24,10 @@ from train import RecipeError, TrainError
 from train.batches import PairBatch, PairBatches, step_seed
 from train.distributed import of_all_ranks, share_batch_norms
 from train.evaluation import Gallery, open_gallery, open_split
+from train.paths import absolute_paths
 from train.recipe import Recipe, Schedule, Stage, Training
 from train.run_log import MetricsTable
-from train.runs import BEST, LAST, LOGS, begin_run, open_store, open_task
+from train.runs import BEST, LAST, LOGS, begin_run, check_captions, open_store, open_task
 from train.tasks import TASKS
 from train.tasks.base import Task
 
@@ -38,15 +39,18 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
     the recipe asks that the store or the annotations do not have, and KeyboardInterrupt after Ctrl-C.
     """
     _quiet()
+    recipe = absolute_paths(recipe)
     data, options = recipe.data, recipe.training
     if not data.val and (options.select == "best" or options.patience):
         raise RecipeError('data.val names no split to tell the best epoch by: take select = "last" and no patience')
-    store = open_store(data.store, "--set data.store=PATH")
+    store = open_store(data.store)
     system = TASKS[recipe.model.system]
     split = open_split(system, data, store, data.train)
     val = open_split(system, data, store, data.val) if data.val else None
-    if not (resume or int(os.environ.get("LOCAL_RANK", "0"))):  # further ranks find what the first one made
-        begin_run(run, recipe, store, split)
+    if resume:
+        check_captions(run, [split, *([val] if val else [])])
+    elif not int(os.environ.get("LOCAL_RANK", "0")):  # further ranks find what the first one made
+        begin_run(run, recipe, store, split, val)
     task = open_task(run, recipe, store)
     last = run / LAST if resume and (run / LAST).exists() else None
     if last is None:
@@ -113,15 +117,26 @@ class TrainingModule(LightningModule):
         pairs = (video, text, batch.labels)
         losses = self.task.loss(*(map(of_all_ranks, pairs) if self.task.compares_pairs else pairs))
         if not torch.isfinite(losses["loss"]):
-            raise TrainError(
-                f"epoch {self.current_epoch + 1}, step {self.global_step + 1}: the loss is {losses['loss'].item()}; "
-                "try a lower training.learning_rate, or training.clip_norm"
-            )
+            raise self._diverged(f"the loss is {losses['loss'].item()}")
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, prog_bar=True)
         return losses["loss"]
 
+    def check_parameters(self) -> None:
+        """Raises TrainError if parameters are no longer finite, before anything is made of them."""
+        if not all(bool(tensor.isfinite().all()) for tensor in self.state_dict().values()):
+            raise self._diverged("parameters are not finite")
+
+    def _diverged(self, what: str) -> TrainError:
+        """The error of a run whose numbers are no longer finite. What it had saved stays as it is."""
+        return TrainError(
+            f"epoch {self.current_epoch + 1}, step {self.global_step + 1}: {what}. Training has diverged; the "
+            "checkpoints that were saved before stay. Begin another run with a lower training.learning_rate, or with "
+            "training.clip_norm"
+        )
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The whole split at once; every rank comes to the same."""
+        self.check_parameters()
         assert self.validation is not None
         metrics = self.task.measure(self.validation)
         self.log_dict({f"val/{name}": value for name, value in metrics.figures().items()}, batch_size=1)
@@ -182,7 +197,7 @@ class KeepCheckpoints(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # Not after an epoch's last step: a run that went on from there would not validate that epoch.
         if self._steps and trainer.global_step % self._steps == 0 and batch_idx + 1 < len(module.batches):
-            self._save(trainer)
+            self._save(trainer, module)
 
     def on_validation_end(self, trainer: Trainer, module: Any) -> None:
         if module.validated[-1] > max(module.validated[:-1], default=float("-inf")):
@@ -190,9 +205,10 @@ class KeepCheckpoints(Checkpoint):
         trainer.should_stop = self._out_of_patience(module.validated)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        self._save(trainer)
+        self._save(trainer, module)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, module: Any) -> None:
+        module.check_parameters()
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self._last)

@@ -223,7 +223,7 @@ def test_a_model_trains_from_a_store_of_objects_as_from_a_local_one(s3: s3fs.S3F
         write_store(store)
     for cache in ("none", "ram"):
         batches = [
-            open_rows(open_store(str(store), "--store"), ["s3d"], CORPUS, "mean", cache, "cpu").batch(
+            open_rows(open_store(str(store)), ["s3d"], CORPUS, "mean", cache, "cpu").batch(
                 torch.arange(len(CORPUS)), first_rows(3)
             )
             for store in (URL, tmp_path / "local")

@@ -90,8 +90,8 @@ def embeddings(run: Path, texts: Sequence[str]) -> tuple[Any, Any]:
     """Of all videos and of the sentences, through the store and the vocabularies."""
     task, store = open_run(run)
     ids = [f"v{number}" for number in range(len(texts))]
-    video = encode_videos(task, task.open_videos(store, ids, "none", "cpu"), torch.arange(len(ids)))
-    return video, encode_texts(task, task.read_texts(texts, None), torch.arange(len(texts)))
+    video = encode_videos(task, task.open_videos(store, ids, "none", "cpu"), torch.arange(len(ids)), ids)
+    return video, encode_texts(task, task.read_texts(texts, None), torch.arange(len(texts)), texts)
 
 
 def check_use(run: Path, query: str) -> None:

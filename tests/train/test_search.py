@@ -59,7 +59,7 @@ def made(monkeypatch: pytest.MonkeyPatch, run: Path, store: Path | None = None) 
     calls: list[Any] = []
     whole = train.search.encode_videos
     monkeypatch.setattr(train.search, "encode_videos", lambda *each: calls.append(each) or whole(*each))
-    open_index(open_model(run, str(store) if store else None)).search("a red dog")
+    open_index(open_model(run, {"data.store": str(store)} if store else None)).search("a red dog")
     monkeypatch.setattr(train.search, "encode_videos", whole)
     return bool(calls)
 
@@ -160,12 +160,12 @@ def test_features_made_in_another_way_are_refused(runs: Path, tmp_path: Path) ->
     looks = {video: rows_of(video, "looks") for video in videos(3)}
     write_features(tmp_path / "other.zarr", {"looks": looks, "sounds": {"v00": rows_of("v00", "sounds")}})
     with pytest.raises(TrainError, match="sounds was made in another way"):
-        open_index(open_model(runs / "dual_encoding", str(tmp_path / "other.zarr")))
+        open_index(open_model(runs / "dual_encoding", {"data.store": str(tmp_path / "other.zarr")}))
     write_features(tmp_path / "less.zarr", {"looks": looks})
     with pytest.raises(TrainError, match="lacks sounds"):
-        open_index(open_model(runs / "dual_encoding", str(tmp_path / "less.zarr")))
+        open_index(open_model(runs / "dual_encoding", {"data.store": str(tmp_path / "less.zarr")}))
     with pytest.raises(TrainError, match="no feature store; name another with --store"):
-        open_index(open_model(runs / "dual_encoding", str(tmp_path / "none.zarr")))
+        open_index(open_model(runs / "dual_encoding", {"data.store": str(tmp_path / "none.zarr")}))
 
 
 def test_a_run_without_a_model_is_told(runs: Path, tmp_path: Path) -> None:

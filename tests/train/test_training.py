@@ -369,7 +369,7 @@ def test_what_the_recipe_asks_and_is_not_there_is_told_before_training(corpus: P
         train(small_recipe(corpus, data={"experts": ["looks", "smells"]}), run)
     with pytest.raises(TrainError, match=r"there is no split 'dev'"):
         train(small_recipe(corpus, data={"val": "dev"}), run)
-    with pytest.raises(TrainError, match=r"no feature store; name another with --set data\.store=PATH"):
+    with pytest.raises(TrainError, match="no feature store; name another with --store PATH"):
         train(small_recipe(corpus, data={"store": str(tmp_path / "none.zarr")}), run)
     assert not run.exists()
 

@@ -35,12 +35,14 @@ from feature_store import StoreError
 from feature_store.layout import ATTRIBUTE, COMPLETE, METADATA, file_digest, replace_file, seal, sync_to_disk, unseal
 from feature_store.reader import MappedArray
 from train import TrainError
+from train.devices import CPU, fits
 from train.grounding.nms import temporal_nms
 from train.grounding.proposals import ProposalMap
 
 FORMAT = 1
 EMBEDDINGS, VIDEOS, TIMES = "embeddings", "videos", "times"
 CHUNK_BYTES = 64 << 20  # of embeddings
+DEVICE_BYTES = 256 << 20  # of a chunk, which a GPU multiplies at a time
 PIECE_BYTES = 8 << 20  # of a chunk, which one thread multiplies: so little that none waits long for the last one
 ANEW = "make it anew with `reelcache index`"
 PARTS = {METADATA, EMBEDDINGS, VIDEOS, TIMES, COMPLETE}  # all that is in the folder
@@ -68,11 +70,12 @@ class MomentIndex:
 
         MomentIndex("run/moments.zarr").search(model.encode_text(words, lengths)[0])
 
-    `engine` is "torch", or "faiss" for FAISS's IndexFlatIP, which holds all rows in memory as float32. Raises
-    TrainError if there is no index, it is unfinished or damaged, or FAISS is not installed.
+    `engine` is "torch", or "faiss" for FAISS's IndexFlatIP, which holds all rows in memory as float32. On a GPU as
+    `device` all rows are multiplied there; FAISS and a search among some videos stay on the CPU. Raises TrainError if
+    there is no index, it is unfinished or damaged, or FAISS is not installed.
     """
 
-    def __init__(self, path: str | Path, engine: str = "torch") -> None:
+    def __init__(self, path: str | Path, engine: str = "torch", device: torch.device = CPU) -> None:
         if engine not in ENGINES:
             raise TrainError(f"engine {engine!r} for moments: there is {' and '.join(ENGINES)}")
         self.path = Path(path)
@@ -85,7 +88,10 @@ class MomentIndex:
         mapped = [embeddings.rows(first, min(first + record["chunk"], self.rows)) for first in firsts]
         self._chunks = [torch.from_numpy(chunk) for chunk in mapped]
         self._video, self._times = (torch.from_numpy(each.rows(0, self.rows)) for each in (videos, times))
-        self._engine = ENGINES[engine](self._chunks, record["longest"])
+        if engine == "torch" and device.type != "cpu":
+            self._engine: Callable[[Tensor], Best] = DeviceProducts(self._chunks, device)
+        else:
+            self._engine = ENGINES[engine](self._chunks, record["longest"])
 
     def __len__(self) -> int:
         return self.rows
@@ -194,6 +200,28 @@ def exact_scores(chunks: Sequence[Tensor], rows: Tensor, query: Tensor) -> Tenso
     counts = torch.bincount(rows // size, minlength=len(chunks)).tolist()
     of_chunks = zip(chunks, rows.split(counts), strict=True)
     return torch.cat([chunk[of_chunk % size].float() @ query for chunk, of_chunk in of_chunks if len(of_chunk)])
+
+
+class DeviceProducts:
+    """Scores all rows in float32 on a GPU, which holds them as they are stored, or is sent them if they do not fit."""
+
+    def __init__(self, chunks: list[Tensor], device: torch.device) -> None:
+        rows = max(1, DEVICE_BYTES // (2 * chunks[0].shape[1]))
+        self._device = device
+        held = device if fits(sum(chunk.nbytes for chunk in chunks) + 3 * DEVICE_BYTES, device) else CPU
+        self._pieces = [piece.to(held) for chunk in chunks for piece in chunk.split(rows)]
+
+    def __call__(self, query: Tensor) -> Best:
+        query = query.to(self._device)
+        scores = torch.cat([piece.to(self._device).float() @ query for piece in self._pieces])
+
+        def best(count: int) -> tuple[Tensor, Tensor]:
+            least = scores.topk(count).values[-1]
+            rows = (scores >= least).nonzero()[:, 0]  # with all that score as the last one
+            order = scores[rows].sort(descending=True, stable=True)
+            return rows[order.indices].cpu(), order.values.cpu()
+
+        return best
 
 
 class FaissProducts:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train import TrainError
+
 
 def temporal_nms(segments: Tensor, scores: Tensor, threshold: float, top_k: int) -> Tensor:
     """The best segments of each list, best first.
@@ -22,12 +24,12 @@ def temporal_nms(segments: Tensor, scores: Tensor, threshold: float, top_k: int)
 
     Returns (B, top_k) of int64 on the device of the scores: places among the N, and -1 where fewer remain.
 
-    Raises ValueError for scores that are NaN. On the CPU, in NumPy, whose calls cost less than torch's at this size
+    Raises TrainError for scores that are NaN. On the CPU, in NumPy, whose calls cost less than torch's at this size
     (benchmarks/nms.py), and in double precision, so that an overlap of exactly the threshold is one.
     """
     left = scores.detach().double().cpu().numpy().copy()
     if np.isnan(left).any():
-        raise ValueError("scores to rank segments by are NaN: the model that gave them has diverged")
+        raise TrainError("scores to rank segments by are NaN: the training of the model has diverged")
     edges = segments.detach().double().cpu().numpy()
     starts, ends = (np.broadcast_to(np.ascontiguousarray(edges[..., side]), left.shape) for side in (0, 1))
     picks = np.full((len(left), top_k), -1)

@@ -117,7 +117,10 @@ class DRNTask(GroundingTask):
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     def answer(self, video: Embedding, text: Embedding, durations: Tensor, iou: float) -> Tensor:
-        best = self.model.detect(self._predict(video, text)).best(iou)
+        predictions = self._predict(video, text)
+        if any(each.isnan().any() for each in (predictions.class_logits, predictions.distances)):
+            raise TrainError("what DRN says of moments is not finite: its training has diverged")
+        best = self.model.detect(predictions).best(iou)
         return torch.where(best < 0, best, best * durations[:, None, None])
 
     def _predict(self, video: Embedding, text: Embedding) -> Predictions:

@@ -14,6 +14,7 @@ from feature_store import FeatureStore
 from train.annotations import Split
 from train.features import Cache, ExpertFacts, VideoRows, first_rows, open_rows
 from train.losses import triplet_loss
+from train.paths import FilePath
 from train.retrieval.dual_encoding import DualEncoding, DualEncodingConfig, Encoders
 from train.tasks.base import SCALES, Assets, Dropout, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text.vocabulary import TokenTable, Vocabulary, alphanumeric_words, bags, count_words
@@ -26,7 +27,7 @@ class DualEncodingOptions(Options):
     """Sizes are those of `DualEncodingConfig`; words that occur less often than `min_count` are unknown."""
 
     system: Literal["dual_encoding"]
-    word_vectors: str = ""  # a file or folder; random without
+    word_vectors: FilePath = ""  # a file or folder; random without
     word_dim: PositiveInt = 500
     min_count: PositiveInt = 5
     video_units: PositiveInt = 1024

@@ -18,6 +18,7 @@ from train.evaluation import Gallery, encode_texts, encode_videos, evaluating
 from train.features import VideoRows, first_rows
 from train.grounding.evaluation import GroundingMetrics, summarise
 from train.grounding.proposals import clip_means
+from train.paths import FilePath
 from train.tasks.base import Assets, Embedding, Inputs, Labels, Options, Task, Texts
 from train.text.vocabulary import TokenTable, Vocabulary, count_words, lower_words
 from train.text.word_vectors import read_vectors, take_vectors
@@ -36,7 +37,7 @@ class GroundingOptions(Options):
     punctuation off.
     """
 
-    word_vectors: str = ""
+    word_vectors: FilePath = ""
     word_dim: PositiveInt = 300
     min_count: PositiveInt = 1
     tokenizer: Literal["clean", "official"] = "clean"
@@ -152,7 +153,8 @@ class GroundingTask(Task):
         with evaluating(self):  # answers are of the whole system, not of encoders alone
             for captions in order.split(AT_ONCE):
                 videos, place = split.video_of[captions].unique(return_inverse=True)
-                seen, told = encode_videos(self, gallery.videos, videos), encode_texts(self, gallery.texts, captions)
+                seen = encode_videos(self, gallery.videos, videos, split.videos)
+                told = encode_texts(self, gallery.texts, captions, split.texts)
                 durations = split.durations[split.video_of[captions]].to(seen[0].device)
                 for iou, found in ranked.items():
                     found.append(self.answer(tuple(each[place] for each in seen), told, durations, iou).cpu())

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from feature_store import FeatureStore
 from train.annotations import Split
 from train.features import Cache, ExpertFacts, VideoRows, open_rows, spread_rows
+from train.paths import FilePath, JsonOrName
 from train.retrieval.hanet import HANet, HANetConfig, HANetText, HANetVideo
 from train.retrieval.hanet_scores import hanet_loss, hanet_scores
 from train.tasks.base import SCALES, Assets, Dropout, Embedding, Inputs, Options, RetrievalTask, Similarity
@@ -35,8 +36,8 @@ class HANetOptions(Options):
     """
 
     system: Literal["hanet"]
-    word_vectors: str = ""
-    role_graphs: str = "rules"
+    word_vectors: FilePath = ""
+    role_graphs: JsonOrName = "rules"
     word_dim: PositiveInt = 300
     min_count: PositiveInt = 3
     dim: PositiveInt = 1024

@@ -15,6 +15,7 @@ from train import RecipeError
 from train.annotations import Split
 from train.features import Cache, ExpertFacts, RowBatch, VideoRows, open_rows, random_rows
 from train.losses import max_margin_loss
+from train.paths import FolderOrName
 from train.retrieval.mmt import MMT, OFFICIAL_TYPES, UNKNOWN, ExpertBatch, ExpertTokens, MMTConfig
 from train.tasks.base import SCALES, Assets, Dropout, Embedding, Inputs, Options, RetrievalTask, Similarity
 from train.text.bert import RANDOM, SPECIALS, Bert, describe, tokenize
@@ -29,7 +30,7 @@ class MMTOptions(Options):
     """Sizes are those of `MMTConfig`. `max_rows` are the features an expert and video, `window` seconds a position."""
 
     system: Literal["mmt"]
-    bert: str = "bert-base-cased"  # a folder, a name on the Hugging Face hub, or "random"
+    bert: FolderOrName = "bert-base-cased"  # a folder, a name on the Hugging Face hub, or "random"
     max_words: PositiveInt = 30
     max_tokens: Annotated[int, Field(ge=2)] = 30
     max_rows: PositiveInt = 30

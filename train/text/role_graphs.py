@@ -102,7 +102,9 @@ def read_published(path: Path) -> dict[str, RoleGraph]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise RoleGraphError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise RoleGraphError(
+            f"{path}: cannot be read ({error.strerror or error}); name another with --set model.role_graphs=PATH"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RoleGraphError(f"{path}: is no JSON text ({error}). Fetch it again.") from None
     if not isinstance(content, dict):

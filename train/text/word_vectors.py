@@ -21,7 +21,9 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
     shape.txt). Raises TrainError if it cannot be read, for text naming the line, and for vectors of another length.
     """
     if not path.exists():
-        raise TrainError(f"word vectors {path}: no such file or folder")
+        raise TrainError(
+            f"word vectors {path}: no such file or folder; name another with --set model.word_vectors=PATH"
+        )
     if path.is_dir():
         vectors = _of_bigfile(path, set(words))
     else:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from official_numbers import read_golden
+from train import TrainError
 from train.grounding.nms import temporal_nms
 
 Segment = tuple[float, float]
@@ -77,7 +78,7 @@ def test_nothing_is_asked_or_there_to_pick() -> None:
 
 
 def test_scores_that_are_not_a_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(TrainError, match="NaN"):
         temporal_nms(torch.rand(2, 2), torch.tensor([[1.0, math.nan]]), 0.5, 1)
 
 

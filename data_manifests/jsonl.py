@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from data_manifests.rows import Caption, ManifestError, Moment, Video
+from data_manifests.text_files import BOM, not_utf8
 
 Row = TypeVar("Row", Video, Caption, Moment)
 
@@ -33,11 +34,12 @@ def read_rows(path: str | Path, row_type: type[Row]) -> Iterator[Row]:
     adapter = TypeAdapter(row_type)
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(BOM) if number == 1 else line
             if line.strip():
                 try:
                     yield adapter.validate_json(line)
                 except ValidationError as error:
-                    raise ManifestError(f"{path}:{number}: {_reason(error)}") from None
+                    raise ManifestError(f"{path}:{number}: {_reason_of_line(line, error)}") from None
 
 
 def write_rows(path: str | Path, rows: Iterable[Video | Caption | Moment]) -> int:
@@ -88,7 +90,8 @@ class Manifest:
         with open(self.path, "rb") as file:
             for start in self._line_starts[first:stop]:
                 file.seek(start)
-                video = self._adapter.validate_json(file.readline())
+                line = file.readline()
+                video = self._adapter.validate_json(line.removeprefix(BOM) if start == 0 else line)
                 yield video if _OBJECT.match(video.path) else replace(video, path=os.path.join(base, video.path))
 
     def digest(self, first: int, stop: int) -> str:
@@ -104,9 +107,9 @@ class Manifest:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     try:
-                        video = self._adapter.validate_json(line)
+                        video = self._adapter.validate_json(line.removeprefix(BOM) if number == 1 else line)
                     except ValidationError as error:
-                        problems.append(f"{self.path}:{number}: {_reason(error)}")
+                        problems.append(f"{self.path}:{number}: {_reason_of_line(line, error)}")
                         if len(problems) == _PROBLEMS_SHOWN:
                             break
                     else:
@@ -132,7 +135,7 @@ class Manifest:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
-                video_id = self._adapter.validate_json(line).id
+                video_id = self._adapter.validate_json(line.removeprefix(BOM) if number == 1 else line).id
                 if hash(video_id) in suspects:
                     if video_id in first_line:
                         problems.append(
@@ -153,7 +156,17 @@ def _identity(video: Video) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=_HASH_BYTES).digest()
 
 
-def _reason(error: ValidationError) -> str:
+def _reason_of_line(line: bytes, error: ValidationError) -> str:
+    """The same of a line, which may not even be text."""
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return not_utf8(line)
+    return reason_of(error)
+
+
+def reason_of(error: ValidationError) -> str:
+    """What is wrong with a row, in a sentence."""
     parts = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         where = ".".join(str(part) for part in problem["loc"])

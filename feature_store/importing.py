@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from feature_store.foreign import FORMATS, ImportUsageError, Rows, Source, read_rows
+from feature_store.foreign.source import passed_over
 from feature_store.foreign.survey import Show, Surveyed, digest_files, match, stored_dtype, survey
 from feature_store.foreign.target import all_or_nothing, ids_of_store, plan_of, refuse_another
 from feature_store.foreign.timing import Timing, timing
@@ -113,6 +114,7 @@ def import_features(
         asked = asked.known_of(source.every)
         surveyed = survey(source, asked, show)
         stored, notes = stored_dtype(source, surveyed, dtype)
+        beside = passed_over([Path(path) for path in paths], source)
         ids = list(videos) if videos is not None else ids_of_store(writer.place, source.ids)
         found = match(ids, source, reader.spellings, skip_unknown)
         _check_durations(durations, ids, found)
@@ -150,7 +152,7 @@ def import_features(
         dtype=str(stored),
         sampling=asked.document(),
         sha256=sha256,
-        notes=tuple(notes),
+        notes=(*notes, *beside),
     )
 
 

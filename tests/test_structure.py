@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "data_manifests": set(),
     "extractors": set(),
-    "feature_store": set(),
+    "feature_store": {"data_manifests"},
     "pipeline": {"data_manifests", "extractors", "feature_store"},
     "train": {"data_manifests", "feature_store"},
 }

@@ -14,8 +14,10 @@ from typing import TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from data_manifests.folder_walk import find_files as walk
 from data_manifests.recipes.recipe import Files, Recipe, Source
 from data_manifests.rows import ManifestError
+from data_manifests.text_files import BOM, not_utf8
 
 T = TypeVar("T")
 
@@ -35,9 +37,12 @@ def find_files(recipe: Recipe, paths: list[Path]) -> Files:
     """
     named: dict[str, list[Path]] = {source.role: [] for source in recipe.sources}
     found: dict[str, list[Path]] = {source.role: [] for source in recipe.sources}
+    passed: list[str] = []
     for path in paths:
         if path.is_dir():
-            for file in _annotation_files(path):
+            below, beside = walk(path, _SUFFIXES)
+            passed += [f"  in {path} {beside}"] if str(beside) else []
+            for file in below:
                 if source := _source_of(recipe, file):
                     found[source.role].append(file)
         elif path.is_file():
@@ -51,6 +56,7 @@ def find_files(recipe: Recipe, paths: list[Path]) -> Files:
     missing = [source for source in recipe.sources if not files[source.role] and not source.optional]
     if missing:
         lines = [f"{recipe.name} needs {len(missing)} more of its files:", *(f"  {source}" for source in missing)]
+        lines += passed
         raise ManifestError("\n".join(lines))
     return files
 
@@ -59,14 +65,6 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of the file as it lies there."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _annotation_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
 
 
 def _source_of(recipe: Recipe, path: Path) -> Source | None:
@@ -80,7 +78,10 @@ def _source_of(recipe: Recipe, path: Path) -> Source | None:
 
 
 def _head(path: Path) -> str:
-    return _bytes(path, _HEAD_CHARACTERS).decode("utf-8", errors="replace").removeprefix("\ufeff")
+    content = _bytes(path, _HEAD_CHARACTERS).removeprefix(BOM)
+    if b"\0" in content and path.suffix != ".npy":
+        raise ManifestError(f"{path}: {not_utf8(content)}")
+    return content.decode("utf-8", errors="replace")
 
 
 def _not_read(recipe: Recipe, path: Path) -> str:
@@ -113,7 +114,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError:
-                raise ManifestError(f"{path}:{number}: is not UTF-8 text") from None
+                raise ManifestError(f"{path}:{number}: {not_utf8(line)}") from None
             text = text.removeprefix("\ufeff") if number == 1 else text
             if text.strip():
                 yield number, text.rstrip("\r\n")
@@ -121,7 +122,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def read_json(path: Path, shape: type[T]) -> T:
     """Read a JSON file, plain or gzipped, which must be of the shape; what it holds besides is passed over."""
-    return parse_json(_bytes(path).removeprefix(b"\xef\xbb\xbf"), TypeAdapter(shape), str(path))
+    return parse_json(_bytes(path).removeprefix(BOM), TypeAdapter(shape), str(path))
 
 
 def parse_json(content: str | bytes, shape: TypeAdapter[T], where: str) -> T:
@@ -129,6 +130,8 @@ def parse_json(content: str | bytes, shape: TypeAdapter[T], where: str) -> T:
     try:
         return shape.validate_json(content)
     except ValidationError as error:
+        if isinstance(content, bytes) and not _is_utf8(content):
+            raise ManifestError(f"{where}: {not_utf8(content)}") from None
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         told = [f"{_place(problem['loc'])}{problem['msg']}" for problem in problems[:_SHOWN]]
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
@@ -149,7 +152,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, tupl
                     raise ManifestError(f"{path}:{rows.line_num}: has too few columns")
                 yield rows.line_num, values
         except UnicodeDecodeError:
-            raise ManifestError(f"{path}: is not UTF-8 text") from None
+            raise ManifestError(f"{path}: {not_utf8(path.read_bytes())}") from None
         except csv.Error as error:
             raise ManifestError(f"{path}:{rows.line_num}: {error}") from None
 
@@ -192,6 +195,14 @@ def _bytes(path: Path, size: int = -1) -> bytes:
             return file.read(size)
     except (gzip.BadGzipFile, zlib.error, EOFError):
         raise ManifestError(f"{path}: is not, or not all of, a gzip file") from None
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in content
 
 
 def _place(location: tuple[int | str, ...]) -> str:

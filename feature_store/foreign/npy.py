@@ -1,4 +1,5 @@
-"""NumPy files: `<video>.npy`, a file a video, as LGI, VSLNet and VATEX publish I3D; and our own export to npy.
+"""NumPy files, one a video: `<video>.npy`, as LGI, VSLNet and VATEX publish I3D, and our own export to npy;
+`<video>.npz` with an array "features", as moment_detr and those after it publish SlowFast and CLIP.
 
 Arrays are (n, dim); those of VATEX are (1, n, dim). Our own exports also tell times, statuses and
 provenance: see `feature_store.export_formats`.
@@ -15,11 +16,22 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from feature_store.foreign.names import safe_name
-from feature_store.foreign.source import ImportUsageError, Rows, Source, check_ids, choose, one_file_a_video
+from feature_store.foreign.source import (
+    VIDEO_BYTES,
+    ImportUsageError,
+    Rows,
+    Source,
+    check_ids,
+    choose,
+    find_files,
+    one_file_a_video,
+)
 from feature_store.layout import StoreError, VideoStatus
 
 INDEX = "index.json"
 TIMES = ".times.npy"
+NPZ = ".npz"
+FEATURES = "features"  # the array of moment_detr, QD-DETR, UniVTG and Lighthouse
 
 _statuses = TypeAdapter(dict[str, VideoStatus])
 
@@ -28,9 +40,13 @@ def open_npy(paths: Sequence[Path], key: str | None, expert: str) -> Source:
     """Open a folder of such files, or an export to npy, of which `key` names the expert if `expert` does not."""
     if len(paths) == 1 and (paths[0] / INDEX).is_file():
         return _open_export(paths[0], key, expert)
-    if key is not None:
-        raise ImportUsageError(f"--key {key}: is for exports of Reelcache; these files hold one feature")
-    return one_file_a_video(paths, (".npy",), lambda path: Rows(_without_batch(load_array(path))))
+    if key is not None and not any(path.suffix == NPZ for _, path in find_files(paths, (".npy", NPZ))):
+        raise ImportUsageError(f"--key {key}: is for exports of Reelcache and .npz; these files hold one feature")
+
+    def read(path: Path) -> Rows:
+        return Rows(_without_batch(load_npz(path, key) if path.suffix.lower() == NPZ else load_array(path)))
+
+    return one_file_a_video(paths, (".npy", NPZ), read)
 
 
 def load_array(path: Path) -> np.ndarray:
@@ -41,6 +57,25 @@ def load_array(path: Path) -> np.ndarray:
         raise StoreError(f"{path}: is gone, or was never there; bring it back, or export again") from None
     except Exception as error:  # whatever a damaged or hostile header sets off
         raise StoreError(f"{path}: not a NumPy array of numbers ({error}); it may be cut off") from error
+
+
+def load_npz(path: Path, key: str | None) -> np.ndarray:
+    """The array `key` of a .npz file, by default "features" or the only one.
+
+    Raises StoreError if it is damaged, or holds objects; ImportUsageError where it does not tell which one is meant.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays.files
+            name = choose(names, key or (FEATURES if FEATURES in names else None), FEATURES, str(path))
+            if arrays.zip.getinfo(f"{name}.npy").file_size > VIDEO_BYTES:
+                raise StoreError(f"{path}: {name} is larger than any video's features; the file is damaged")
+            array: np.ndarray = arrays[name]
+            return array
+    except StoreError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file sets off
+        raise StoreError(f"{path}: not a .npz file of NumPy arrays of numbers ({error})") from error
 
 
 def _without_batch(values: np.ndarray) -> np.ndarray:

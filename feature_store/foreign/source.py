@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from data_manifests.folder_walk import below
+from data_manifests.folder_walk import find_files as walk
 from feature_store.layout import StoreError, VideoStatus
 
 FLOATS = ("float16", "float32", "float64")
@@ -135,8 +137,7 @@ def find_files(paths: Sequence[Path], suffixes: tuple[str, ...]) -> list[tuple[s
     found: list[tuple[str, Path]] = []
     for path in paths:
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix in suffixes and file.is_file())
-            found += [(file.relative_to(path).as_posix(), file) for file in below]
+            found += below(path, walk(path, suffixes)[0])
         elif path.is_file():
             found.append((path.name, path))
         else:
@@ -144,6 +145,13 @@ def find_files(paths: Sequence[Path], suffixes: tuple[str, ...]) -> list[tuple[s
     if not found:
         raise StoreError(f"{', '.join(map(str, paths))}: holds no {' or '.join(suffixes)} files")
     return found
+
+
+def passed_over(paths: Sequence[Path], source: Source) -> list[str]:
+    """What lies in the named folders beside the files of a source, a sentence a folder."""
+    suffixes = {path.suffix.lower() for _, path in source.files}
+    sentences = [(path, str(walk(path, suffixes)[1])) for path in paths if path.is_dir()]
+    return [f"{path}: {sentence}" for path, sentence in sentences if sentence]
 
 
 def one_file_a_video(

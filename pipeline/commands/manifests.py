@@ -13,15 +13,21 @@ from pipeline.commands.console import err, out, told
 
 def manifest_build(
     source: Annotated[
-        str, typer.Argument(help="A folder, a glob pattern in quotes, or a CSV file with a path column.")
+        str, typer.Argument(help="A folder, a glob pattern in quotes, or a .csv or .tsv with a path column.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The manifest to write, e.g. corpus.jsonl.")],
     drop_unreadable: Annotated[
         bool, typer.Option(help="Leave unreadable files out. By default they stay, and extract records why they fail.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Write it anew. By default the videos of an existing one keep their places.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Files probed at once.")] = os.cpu_count() or 1,
 ) -> None:
     """Find videos, read their headers and first frame, and write the manifest.
+
+    Of a manifest that is there, videos keep their order and ids, so that stores made from it can be extended: new ones
+    go to the end, and those whose files are gone stay.
 
     **Examples**
 
@@ -35,17 +41,18 @@ def manifest_build(
 
     from rich.progress import track
 
-    from data_manifests import write_rows
-    from pipeline.corpus import find_videos, probe_videos, relative_to
+    from data_manifests import Manifest, write_rows
+    from pipeline.corpus import find_videos, grow, probe_videos, relative_to
     from pipeline.show import show_problems
 
     with told():
         found = find_videos(source)
+        grown = grow([] if fresh or not output.exists() else Manifest(output), found.videos)
         folder = output.absolute().parent
         problems = list(found.problems)
         videos = []
-        probing = probe_videos(found.videos, min(workers, len(found.videos)))
-        for probed in track(probing, "probing", len(found.videos), console=err, transient=True):
+        probing = probe_videos(grown.videos, min(workers, len(grown.videos)))
+        for probed in track(probing, "probing", len(grown.videos), console=err, transient=True):
             if probed.problem:
                 problems.append((probed.video.id, probed.problem))
             if not (probed.problem and drop_unreadable):
@@ -54,7 +61,12 @@ def manifest_build(
         written = write_rows(output, videos)
     show_problems(out, problems)
     seconds = sum(video.meta.get("duration", 0.0) for video in videos)
-    out.print(f"{written} videos, {seconds / 3600:.2f} hours, {len(problems)} unreadable -> {output}", highlight=False)
+    if found.passed_over:
+        _say(found.passed_over)
+    if grown.added < written:
+        gone = f", {len(grown.gone)} of them gone ({', '.join(grown.gone[:3])}); --fresh leaves them out"
+        _say(f"{written - grown.added} videos as before{gone if grown.gone else ''}; {grown.added} new")
+    _say(f"{written} videos, {seconds / 3600:.2f} hours, {len(problems)} unreadable -> {output}")
 
 
 def manifest_import(

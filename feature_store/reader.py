@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import zarr
@@ -159,7 +160,7 @@ class ExpertReader:
         return self._shard(shard).record.videos[number]
 
     def __contains__(self, video: object) -> bool:
-        return video in self._places
+        return isinstance(video, str) and self._spelled(video) is not None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -186,11 +187,27 @@ class ExpertReader:
             video.id: (record.shard, number) for record in self.shards() for number, video in enumerate(record.videos)
         }
 
+    @cached_property
+    def _composed(self) -> dict[str, list[str]]:
+        """Ids by their composed form: a Mac writes é as e and an accent, others as one character."""
+        composed: dict[str, list[str]] = {}
+        for video in self._places:
+            if not video.isascii():
+                composed.setdefault(normalize("NFC", video), []).append(video)
+        return composed
+
+    def _spelled(self, video: str) -> str | None:
+        """A video's id as the store has it: equal, or else equal but for how accents are composed, if one is."""
+        if video in self._places or video.isascii():
+            return video if video in self._places else None
+        alike = self._composed.get(normalize("NFC", video), [])
+        return alike[0] if len(alike) == 1 else None
+
     def _place(self, video: str) -> tuple[int, int]:
-        try:
-            return self._places[video]
-        except KeyError:
-            raise unknown_video(self.info.name, video, self._places) from None
+        spelled = self._spelled(video)
+        if spelled is None:
+            raise unknown_video(self.info.name, video, self._places)
+        return self._places[spelled]
 
     def _open_shard(self, shard: int) -> Shard:
         return Shard(self._shards.folder(shard))

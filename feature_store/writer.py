@@ -93,7 +93,8 @@ class StoreWriter:
             if stop > videos or digest(first, stop) != segment.digest:
                 raise StoreError(
                     f"{self.place.url}: its first {stop} videos are not those of this manifest. Videos may be added at "
-                    "the end of a manifest, not removed, reordered or cut anew: use the old manifest, or a new store"
+                    "the end of a manifest, not removed, reordered or cut anew. `reelcache manifest build` adds them "
+                    "there when it is given the old manifest as its output; or make a new store"
                 )
             first = stop
         if videos > first:

@@ -11,12 +11,14 @@ from importlib.metadata import entry_points
 import typer
 
 from pipeline.commands import extracting, interchange, manifests, stores, weights
-from pipeline.commands.console import telling
+from pipeline.commands.console import prepare_streams, telling
 from pipeline.tuning import keep_freed_memory
 
 # Threads of torch that wait must not keep decoding from the processor; OpenMP reads this once, at its start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 keep_freed_memory()
+
+ANY_TEXT = {"ignore_unknown_options": True}  # ids of YouTube may begin with -, as may what is searched for
 
 app = typer.Typer(
     help="Turn a video corpus into a Zarr store of expert features, once; train from it in minutes.",
@@ -39,14 +41,22 @@ app.command("experts")(extracting.experts)
 app.command("extract")(extracting.extract)
 app.command("status")(stores.status)
 app.command("verify")(stores.verify)
-app.command("inspect")(stores.inspect)
+app.command("inspect", context_settings=ANY_TEXT)(stores.inspect)
 app.command("diff")(stores.diff)
 app.command("embed-text")(extracting.embed_text)
 app.command("import-features")(interchange.import_features)
 app.command("export")(interchange.export)
 for command in sorted(entry_points(group="reelcache.commands")):  # what trains, which pipeline knows nothing of
-    app.command(command.name)(telling(command.load()))
+    settings = ANY_TEXT if command.name == "search" else None
+    app.command(command.name, context_settings=settings)(telling(command.load()))
 app.command("demo")(extracting.demo)
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """The command."""
+    prepare_streams()
     app()
+
+
+if __name__ == "__main__":
+    main()

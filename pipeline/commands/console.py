@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+import os
 import signal
 import sys
 import threading
@@ -16,7 +18,7 @@ from rich.console import Console
 
 from pipeline.show import plain_lines
 
-WIDTH = None if sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
+WIDTH = None if sys.stdout and sys.stdout.isatty() else 120  # a file or a pipe has no width of its own
 out, err = Console(width=WIDTH), Console(stderr=True)
 
 Store = Annotated[
@@ -42,7 +44,7 @@ def told() -> Iterator[None]:
         message = str(error) or "stopped; the same command goes on from here"
         err.print(message, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    except typer.Exit:
+    except (typer.Exit, BrokenPipeError):  # nobody reads what is printed, e.g. after | head: Click ends quietly
         raise
     except Exception as error:
         code = _exit_code(error)
@@ -82,7 +84,31 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def print_json(document: Any) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=1))
+    """Print JSON, escaped where the terminal's encoding lacks a character."""
+    text = json.dumps(document, ensure_ascii=False, indent=1)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=1)
+    print(text)
+
+
+def prepare_streams() -> None:
+    """Have everything printable on the standard streams, and those that were closed lead nowhere.
+
+    A file that is opened later would else take the place of a closed stream, and get what is meant for that.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
+        if getattr(sys, name) is None:
+            nowhere = open(descriptor, "w" if descriptor else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parse_options(settings: list[str]) -> dict[str, dict[str, str]]:

@@ -207,3 +207,30 @@ def test_tensors_of_bfloat16_and_arrays_with_a_batch_of_one_are_read(tmp_path: P
     summary = import_features("npy", [vatex], tmp_path / "s", expert="npy", untimed=True, skip_unknown=True)
     assert (summary.ok, summary.skipped) == (1, 1)
     assert imported(tmp_path / "s", "npy")["a"].shape == (5, 2)
+
+
+def test_npz_files_of_moment_detr_come_in_by_their_array_or_the_one_that_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "slowfast"
+    folder.mkdir()
+    for video, values in foreign.corpus().items():
+        np.savez(folder / f"{video}.npz", features=values, other=np.zeros(3))
+    import_features("npy", [folder], tmp_path / "s", expert="slowfast", every=2.0)
+    assert same(imported(tmp_path / "s", "slowfast"), foreign.corpus())
+    assert FeatureStore(tmp_path / "s").experts["slowfast"].kind == "motion"
+    for video, values in foreign.corpus().items():
+        np.savez_compressed(folder / f"{video}.npz", a=values.astype("float16"), b=np.zeros((1, 4)))
+    with pytest.raises(ImportUsageError, match=r"it holds a, b: say which with --key NAME"):
+        import_features("npy", [folder], tmp_path / "t", expert="x", every=2.0)
+    import_features("npy", [folder], tmp_path / "t", expert="x", every=2.0, key="a")
+    assert FeatureStore(tmp_path / "t")["x"].read("video7").values.shape == (3, 4)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no zip at all", "objects"])
+def test_damaged_npz_files_and_those_that_hold_objects_are_refused(content: bytes | str, tmp_path: Path) -> None:
+    path = tmp_path / "v.npz"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.savez(path, features=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(StoreError, match=r"v\.npz: not a \.npz file of NumPy arrays of numbers"):
+        import_features("npy", [tmp_path], tmp_path / "s", expert="x", every=2.0)

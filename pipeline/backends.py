@@ -21,7 +21,8 @@ import av
 import numpy as np
 
 from pipeline import media
-from pipeline.decode import SHORTFALL, Picture, Playback, Sound, Track
+from pipeline.declared_ends import SHORTFALL, declared_end, lacks_bytes
+from pipeline.decode import Picture, Playback, Sound, Track
 from pipeline.orientation import Orientation, orientation
 
 TIMES_A_CALL = 8  # pictures asked for at once: enough to share a group of pictures, few enough to fit
@@ -101,7 +102,7 @@ def read_index(path: str) -> FrameIndex | None:
             stamps = _plain_stamps(container, stream)
         except av.error.FFmpegError:
             return None
-        tick, declared = stream.time_base, media.declared_end(stream)
+        tick, declared = stream.time_base, declared_end(stream)
     if stamps is None:
         return None
     starts, lasts = stamps
@@ -124,7 +125,8 @@ def _looks_plain(container: Any) -> bool:
     square = media.square_size(2, 2, stream.sample_aspect_ratio) == (2, 2)
     fits = media.unfit_size(frame.width, frame.height) is None
     stamped = container.format.name in media.STAMPED_FORMATS and not media.is_clockless(stream)
-    return upright and square and fits and stamped and stream.codec_context.name in PLAIN_CODECS
+    whole = not lacks_bytes(container)
+    return upright and square and fits and stamped and whole and stream.codec_context.name in PLAIN_CODECS
 
 
 def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:
@@ -132,8 +134,12 @@ def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:
     stamps, key_frames = array("q"), 0
     key = last = None
     reordered = not stream.codec_context.has_b_frames
-    for packet in media.packets(container, [stream]):
-        if packet.pts is None or packet.is_discard or packet.is_corrupt:
+    for packet in media.packets(container, media.played_streams(container)):
+        if packet.is_corrupt:
+            return None
+        if packet.stream_index != stream.index:
+            continue
+        if packet.pts is None or packet.is_discard:
             return None
         if packet.is_keyframe:
             key_frames += 1

@@ -17,13 +17,13 @@ import av
 from av.container import InputContainer
 
 from pipeline import media
+from pipeline.declared_ends import SHORTFALL, declared_end, is_cut_within, is_fragmented, lacks_bytes
 from pipeline.media import Track
 from pipeline.pictures import Picture, PictureStream
 from pipeline.sound import Sound, SoundStream
 
 SEEK_OVER = Fraction(20)  # seconds: a cut that starts later is sought, not read up to
 SEEK_MARGIN = Fraction(10)  # seconds before such a cut to read from, for sound stored late
-SHORTFALL = Fraction(1)  # seconds missing at the end from which a file counts as truncated
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Playback:
         pictures, sounds = self._streams()
         parts = [part for part in (pictures, sounds) if part]
         reached = Fraction(0)  # the latest time stamp of any stream, seconds
-        stopped = None
+        stopped = packet = None
         try:
             for packet in self._packets(pictures, sounds):
                 for part in parts:
@@ -61,11 +61,13 @@ class Playback:
                 if all(part.done for part in parts):
                     break
         except av.error.FFmpegError as error:
-            stopped = f"reading stopped: {media.explain(error)}"
+            chain = self.container.format.name == "ogg" and isinstance(error, av.error.PatchWelcomeError)
+            stopped = media.CHAIN if chain else f"reading stopped: {media.explain(error)}"
+        cut = (packet is not None and is_cut_within(packet)) or lacks_bytes(self.container)
         for part in parts:
             yield from part.finish()
             if not part.done:
-                part.track.damage = stopped or self._shortfall(part, reached)
+                part.track.damage = stopped or _shortfall(part, reached if cut else None)
 
     def _streams(self) -> tuple[PictureStream | None, SoundStream | None]:
         video, audio = media.video_stream(self.container), media.audio_stream(self.container)
@@ -84,7 +86,7 @@ class Playback:
 
     def _packets(self, pictures: PictureStream | None, sounds: SoundStream | None) -> Iterator[Any]:
         """All packets in file order; for a late cut those up to the first frame, then those around the cut."""
-        packets = self._demux(pictures, sounds)
+        packets = self._demux()
         if pictures and self.start > SEEK_OVER:
             for packet in packets:
                 yield packet
@@ -98,7 +100,7 @@ class Playback:
         """The packets on from before the cut, those of the video from a key frame on that is not behind it."""
         key: Any = None
         for place in (self.start - SEEK_MARGIN, Fraction(0)):
-            packets, heard, key = self._sought(pictures, sounds, place)
+            packets, heard, key = self._sought(pictures, place)
             if key is not None and pictures.ticks(key) * pictures.stream.time_base <= self.start:
                 break
         if sounds:
@@ -108,14 +110,12 @@ class Playback:
         pictures.begin_at(key)
         return chain(heard, [key], packets)
 
-    def _sought(
-        self, pictures: PictureStream, sounds: SoundStream | None, place: Fraction
-    ) -> tuple[Iterator[Any], list[Any], Any | None]:
+    def _sought(self, pictures: PictureStream, place: Fraction) -> tuple[Iterator[Any], list[Any], Any | None]:
         """Go to a place: what can be read there, once the sound before the first key frame and that are read."""
         stream, heard = pictures.stream, []
         with suppress(av.error.FFmpegError):  # a file without an index; the place is looked at before it is used
             self.container.seek(int(place / stream.time_base) + (pictures.origin or 0), stream=stream)
-        packets = self._demux(pictures, sounds)
+        packets = self._demux()
         for packet in packets:
             if packet.stream_index != stream.index:
                 heard.append(packet)
@@ -123,20 +123,24 @@ class Playback:
                 return packets, heard, packet
         return packets, heard, None
 
-    def _demux(self, pictures: PictureStream | None, sounds: SoundStream | None) -> Iterator[Any]:
-        return media.packets(self.container, [part.stream for part in (pictures, sounds) if part])
+    def _demux(self) -> Iterator[Any]:
+        # Of both streams, whichever is wanted: where the file ends must not depend on that.
+        return media.packets(self.container, media.played_streams(self.container))
 
-    def _shortfall(self, part: PictureStream | SoundStream, reached: Fraction) -> str | None:
-        """A file that simply ends too early raises nothing: hold its end against what its header says."""
-        if not part.track.began:
-            return None
-        have, declared = part.reached, media.declared_end(part.stream)
-        if declared is None and self.container.duration is not None:
-            have, declared = max(have, reached), Fraction(self.container.duration, av.time_base)
-        if declared is None or declared - have <= SHORTFALL:
-            return None
-        ends = part.track.seconds
+
+def _shortfall(part: PictureStream | SoundStream, cut: Fraction | None) -> str | None:
+    """What shows that a stream ends too early, which raises nothing: its own header, or that the file is cut off.
+
+    `cut` is where the last packet of a file that is cut off ends, seconds; None of any other file.
+    """
+    if not part.track.began:
+        return None
+    have, declared, ends = part.reached, declared_end(part.stream), part.track.seconds
+    if declared is not None and declared - have > SHORTFALL:
         return f"the file ends at {float(ends):.2f} s, though its header says {float(ends + declared - have):.2f} s"
+    if cut is None or cut - have > SHORTFALL or (declared is not None and not is_fragmented(part.stream)):
+        return None  # it had ended before the file did, or is all there by its own header
+    return f"the file is cut off at {float(ends):.2f} s"
 
 
 def _decodable(stream: Any | None, track: Track) -> bool:

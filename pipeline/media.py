@@ -15,6 +15,7 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
+from pipeline.declared_ends import declared_end, is_guessed, stream_seconds
 from pipeline.orientation import orientation
 
 # Demuxers that read the one file they are given. Playlists and scripts (hls, dash, concat, sdp, ...)
@@ -33,6 +34,7 @@ SETBACK = Fraction(1)  # seconds that time stamps may jump back; beyond it they 
 MOST_PIXELS = 8192 * 4352
 MOST_ELONGATED = 64  # times the short side; an expert that brings the short side to 256 makes 16384x256 of it
 SOUND_RATES = range(1_000, 768_001)  # Hz; a byte at 1 Hz would be a second of sound, and higher ones need vast filters
+CHAIN = "the file is several Ogg files in one, of which only the first is read"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": SELF_CONTAINED_FORMATS}
 _DECODING = {"max_pixels": str(MOST_PIXELS)}
 _MISLEADING = {  # what FFmpeg says of damaged files, and what it comes to
@@ -125,6 +127,11 @@ def audio_stream(container: InputContainer) -> Any | None:
     return container.streams.best("audio")
 
 
+def played_streams(container: InputContainer) -> list[Any]:
+    """The one video and the one audio stream that players would play, as far as there are such."""
+    return [stream for stream in (video_stream(container), audio_stream(container)) if stream is not None]
+
+
 def is_clockless(stream: Any) -> bool:
     """Whether packets carry no presentation times: in AVI, and in its tracks in Matroska (V_MS/VFW/FOURCC)."""
     name, fourcc = stream.container.format.name, stream.codec_context.codec_tag.strip("\0")
@@ -139,16 +146,11 @@ def packets(container: InputContainer, streams: list[Any]) -> Iterator[Any]:
                 yield packet
 
 
-def declared_end(stream: Any) -> Fraction | None:
-    """The time stamp, in seconds, at which the stream's own header says that it ends, or None."""
-    if stream.duration is not None and stream.time_base:
-        return ((stream.start_time or 0) + stream.duration) * stream.time_base
-    stamp = stream.metadata.get("DURATION", "").split(":")  # Matroska: "00:01:02.345000000"
-    try:
-        hours, minutes, seconds = (Fraction(part) for part in stamp)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return hours * 3600 + minutes * 60 + seconds
+def jump(stream: Any, seconds: Fraction) -> str:
+    """What is wrong where the time stamps of a stream jump by so many seconds."""
+    if seconds < 0 and stream.container.format.name == "ogg":
+        return CHAIN
+    return f"time stamps jump by {float(seconds):.0f} s"
 
 
 def explain(error: Exception) -> str:
@@ -177,22 +179,28 @@ def probe(path: str) -> Probe:
         video, audio = video_stream(container), audio_stream(container)
         if video is None and audio is None:
             raise MediaError("open", "holds neither video nor audio")
-        declared = [_declared_seconds(stream) for stream in (video, audio) if stream is not None]
-        known = [duration for duration in declared if duration is not None]
-        if container.duration is not None:
-            known.append(Fraction(container.duration, av.time_base))
+        duration = _duration(container)
         found: dict[str, Any] = {}
         if audio is not None:
             context = audio.codec_context
             found |= {"audio_codec": context.name, "audio_rate": context.rate, "audio_channels": context.channels}
         if video is not None:
             found |= _probe_video(container, video)
-        return Probe(float(known[0]) if known else None, container.format.name, **found)
+        return Probe(None if duration is None else float(duration), container.format.name, **found)
 
 
-def _declared_seconds(stream: Any) -> Fraction | None:
-    end = declared_end(stream)
-    return None if end is None else end - (stream.start_time or 0) * stream.time_base
+def _duration(container: InputContainer) -> Fraction | None:
+    """Seconds that a file lasts, as well as can be known without reading it; FFmpeg's guesses are not."""
+    streams = played_streams(container)
+    for stream in streams:
+        if (end := declared_end(stream)) is not None:
+            return end - (stream.start_time or 0) * stream.time_base
+    if is_guessed(container):
+        return None
+    for stream in streams:
+        if (seconds := stream_seconds(stream)) is not None:
+            return seconds
+    return None if container.duration is None else Fraction(container.duration, av.time_base)
 
 
 def _probe_video(container: InputContainer, stream: Any) -> dict[str, Any]:

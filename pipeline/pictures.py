@@ -118,7 +118,7 @@ class PictureStream:
             return f"a damaged packet at {self._at(packet):.2f} s"
         back = (self._shown_at - self.ticks(packet)) * self.stream.time_base
         if packet.is_keyframe and not packet.is_discard and self.timed and back > SETBACK:
-            return f"time stamps jump back by {float(back):.0f} s"
+            return media.jump(self.stream, -back)
         return None
 
     def _may_begin_at(self, packet: Any) -> bool:
@@ -204,7 +204,7 @@ class PictureStream:
         if gap > LONGEST_GAP:
             yield from self._hold()
             if not self.done:
-                self.track.damage = f"time stamps jump by {float(gap):.0f} s"
+                self.track.damage = media.jump(self.stream, gap)
             return
         yield from self._give(at)
         self._frame_ticks = frame.duration or at - self._shown_at or self._frame_ticks

@@ -118,7 +118,7 @@ class SoundStream:
             yield from self._flush()
             gap = stamp - self._origin - Fraction(self._position, self._rate)
             if gap > LONGEST_GAP or (self._due is not None and gap < -SETBACK):
-                self.track.damage = f"time stamps of the sound jump by {float(gap):.0f} s"
+                self.track.damage = media.jump(self.stream, gap)
                 return
             self._position = round((stamp - self._origin) * self._rate)
             due = stamp

@@ -151,6 +151,8 @@ def _encode_sound(audio: Any, sound: Sound) -> Iterator[Any]:
         samples = sound.samples[start : start + size]
         if form in ("s16", "s16p"):
             samples = np.round(samples * 32767).astype(np.int16)
+        elif form in ("s32", "s32p"):
+            samples = np.round(samples.astype(np.float64) * (2**31 - 1)).astype(np.int32)
         planes = samples[None].repeat(sound.channels, 0)  # (channels, samples)
         planes = planes if form.endswith("p") else planes.T.reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(planes, format=form, layout=LAYOUTS[sound.channels])

@@ -86,12 +86,15 @@ def again(fetch: Callable[[], Path]) -> Path:
     raise DownloadError(f"{type(problem).__name__}: {next(iter(str(problem).splitlines()), '')}") from problem
 
 
+LOCK_MODE = 0o666  # less the umask: who shares a cache must be able to lock its files
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Be the only one, thread or process, who makes this file; its folder is made if it is not there."""
     locks = path.parent / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{path.name}.lock"):
+    with FileLock(locks / f"{path.name}.lock", mode=LOCK_MODE):
         yield
 
 

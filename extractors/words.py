@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from filelock import FileLock
 
-from extractors.download import file_digest
+from extractors.download import LOCK_MODE, file_digest
 from extractors.spec import ExpertError
 from extractors.weights import cache_folder
 
@@ -85,7 +85,7 @@ class FileVectors:
         folder = cache_folder().parent / "words" / self._digest
         if not (folder / WORDS).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / "lock"):
+            with FileLock(folder / "lock", mode=LOCK_MODE):
                 if not (folder / WORDS).exists():
                     _convert(file, folder)
         self._vectors = _open(folder)

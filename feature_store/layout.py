@@ -15,6 +15,7 @@ Documents are sealed: they carry the SHA-256 of their own content.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -36,6 +37,7 @@ COMPLETE = "complete.json"
 METADATA = "zarr.json"  # of a group or an array
 FEATURES, TIMES, OFFSETS = "features", "times", "offsets"
 RECORDS, RECORD_OFFSETS = "records", "record_offsets"
+NOT_OFFERED = {errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EBADF}
 NAME_BYTES = 200  # of a folder's name; file systems take 255
 
 _STRICT = ConfigDict(extra="forbid")
@@ -48,6 +50,10 @@ class StoreError(Exception):
     """A store that cannot be used as asked; the message says where, why and what to do."""
 
     exit_code = 1
+
+
+class NoFeatures(StoreError):
+    """Metadata of Zarr that is none of a feature store's: a group that somebody else made."""
 
 
 class NotInStore(StoreError, KeyError):
@@ -201,6 +207,8 @@ def parse_attributes(content: bytes, where: str | Path) -> dict[str, Any]:
     """The sealed document in a group's zarr.json. Raises StoreError, naming `where` it lies, if it holds none."""
     try:
         metadata = json.loads(content)
+        if metadata["zarr_format"] in (2, 3) and ATTRIBUTE not in metadata.get("attributes", {}):
+            raise NoFeatures(f"{where}: not the metadata of a feature store, or damaged")
         if (metadata["zarr_format"], metadata["node_type"]) == (3, "group"):
             return unseal(metadata["attributes"][ATTRIBUTE], where)
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -221,10 +229,13 @@ def file_digest(path: Path) -> str:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Have a file or folder survive a power cut."""
+    """Have a file or folder survive a power cut. Some file systems (SMB, exFAT) cannot do that for folders."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -22,7 +22,7 @@ from feature_store.layout import (
     sync_to_disk,
 )
 from feature_store.object_place import ObjectPlace
-from feature_store.places import inside
+from feature_store.places import inside, open_place
 from feature_store.writer import complete_shards
 
 RECORDS_HELD = 64  # records of an expert's shards that stay in memory
@@ -57,12 +57,22 @@ class NotFetched(OSError):
     """A shard could not be brought here: the network gave out, or the disk of the cache."""
 
 
+def _mirrored_shards(url: str, node: str, folder: Path, planned: int) -> MirroredShards:
+    """Opened anew, in another process."""
+    place = open_place(url)
+    assert isinstance(place, ObjectPlace)
+    return MirroredShards(place, node, folder, planned)
+
+
 class MirroredShards:
     """The shards of an expert that were complete in an object store when they were first asked for."""
 
     def __init__(self, place: ObjectPlace, node: str, folder: Path, planned: int) -> None:
         self._place, self._node, self._folder, self._planned = place, node, folder, planned
         self.record = lru_cache(RECORDS_HELD)(self._read_record)
+
+    def __reduce__(self) -> tuple[Callable[..., MirroredShards], tuple[str, str, Path, int]]:
+        return _mirrored_shards, (self._place.url, self._node, self._folder, self._planned)
 
     @cached_property
     def _kept(self) -> dict[int, Path]:

@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_store.layout import COMPLETE, StoreError, replace_file, sync_to_disk
+from feature_store.layout import COMPLETE, NOT_OFFERED, StoreError, replace_file, sync_to_disk
 
 if TYPE_CHECKING:
     from feature_store.object_place import ObjectPlace
@@ -134,6 +133,10 @@ class LocalPlace(Place):
             os.link(part, path)  # unlike a file that is opened, it has its content from the first moment on
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in NOT_OFFERED | {errno.EMLINK}:
+                raise
+            return _create_opened(path, content)
         finally:
             part.unlink(missing_ok=True)
         return True
@@ -178,7 +181,7 @@ class LocalPlace(Place):
             sync_to_disk(target)
         with suppress(FileNotFoundError):
             os.rename(target, aside)  # whole, so that two who remove it do not meet in it
-            shutil.rmtree(aside)
+            shutil.rmtree(aside, ignore_errors=True)  # what is in use elsewhere (NFS) goes with the scratch
         try:
             os.rename(folder, target)
         except OSError:
@@ -234,11 +237,14 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def new_folder(place: Place, holder: str) -> Path:
-    """A new folder in a holder's scratch. While it is there, so is the scratch."""
+    """A new folder in a holder's scratch, of the umask's mode. While it is there, so is the scratch."""
     for _ in range(TRIES):
+        folder = place.scratch(holder) / secrets.token_hex(8)
         with suppress(FileNotFoundError):  # the scratch has just been left by another thread
-            return Path(tempfile.mkdtemp(dir=place.scratch(holder)))
-    return Path(tempfile.mkdtemp(dir=place.scratch(holder)))
+            folder.mkdir()
+            return folder
+    folder.mkdir()
+    return folder
 
 
 @contextmanager
@@ -250,6 +256,19 @@ def naming(path: str | Path) -> Iterator[None]:
         if error.filename is not None or not isinstance(error.errno, int):
             raise
         raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+
+
+def _create_opened(path: Path, content: bytes) -> bool:
+    """The same where there are no hard links (exFAT, SMB, mounted drives): for a moment the file is there and empty.
+
+    Who reads it then finds no holder, and waits as for one that is alive.
+    """
+    try:
+        with naming(path), open(path, "xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _make_folder(folder: Path) -> None:

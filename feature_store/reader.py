@@ -8,7 +8,9 @@ read like local ones.
 from __future__ import annotations
 
 import difflib
+import errno
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,10 +26,12 @@ from feature_store.layout import (
     COMPLETE,
     FEATURES,
     METADATA,
+    NOT_OFFERED,
     OFFSETS,
     RECORD_OFFSETS,
     RECORDS,
     TIMES,
+    NoFeatures,
     NotInStore,
     ShardPlan,
     ShardRecord,
@@ -42,7 +46,7 @@ from feature_store.layout import (
 from feature_store.mirror import MEND, Mirror, MirroredShards, NotFetched
 from feature_store.object_place import ObjectPlace
 from feature_store.places import Place, open_place
-from feature_store.writer import NoMetadata, read_attributes, read_plan
+from feature_store.writer import SHARD_NAME, NoMetadata, read_attributes, read_plan
 
 ONE_THREAD = 32_768  # numbers that torch converts without waking other threads
 SHARDS_HELD = 64  # shards of an expert whose files stay mapped
@@ -96,6 +100,9 @@ class FeatureStore:
     `store` is a folder or an object store's URL. `path` is the local folder that is read: of a URL that of the
     cache, below $REELCACHE_CACHE. Raises StoreError if there is no store, OSError if the network gives out.
     A store that is being written can be read: its complete shards are there. Open it again to see newer ones.
+
+    Pickled, e.g. for workers of a DataLoader, it is opened anew where it arrives. `close`, or the end of a `with`,
+    lets go of all files.
     """
 
     def __init__(self, store: str | Path) -> None:
@@ -121,6 +128,23 @@ class FeatureStore:
     def __contains__(self, expert: object) -> bool:
         return expert in self.experts
 
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[str]]:
+        return FeatureStore, (self.url if self._mirror else str(self.path.absolute()),)
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all files; reading raises StoreError from then on."""
+        for reader in self._opened.values():
+            reader.close()
+        self._opened.clear()
+        self.experts = {}
+        self.url = f"{self.url} (closed)" if not self.url.endswith(" (closed)") else self.url
+
 
 class ExpertReader:
     """The features of one expert, by video id."""
@@ -129,6 +153,15 @@ class ExpertReader:
         self.info = info
         self._shards, self._where = shards, where
         self._shard = lru_cache(SHARDS_HELD)(self._open_shard)
+        self._closed = False
+
+    def __reduce__(self) -> tuple[type[ExpertReader], tuple[Any, ...]]:
+        return ExpertReader, (self._shards, self._where, self.info)
+
+    def close(self) -> None:
+        """Let go of all files; reading raises StoreError from then on."""
+        self._shard.cache_clear()
+        self._closed = True
 
     def read(self, video: str) -> Features:
         """All rows of a video. Raises NotInStore (a KeyError), naming ids like it, if it is not there (yet)."""
@@ -210,6 +243,8 @@ class ExpertReader:
         return self._places[spelled]
 
     def _open_shard(self, shard: int) -> Shard:
+        if self._closed:
+            raise StoreError(f"{self._where}: is closed; open the store again")
         return Shard(self._shards.folder(shard))
 
     def _damaged(self, shard: int, error: Exception) -> Exception:
@@ -304,8 +339,17 @@ class MappedArray:
     def _map(self, chunk: int) -> np.ndarray:
         if chunk not in self._chunks:
             path = self._folder.joinpath("c", str(chunk), *["0"] * (len(self.shape) - 1))
-            self._chunks[chunk] = np.memmap(path, self._dtype, "c", shape=self._chunk).view(np.ndarray)
+            try:
+                self._chunks[chunk] = np.memmap(path, self._dtype, "c", shape=self._chunk).view(np.ndarray)
+            except OSError as error:
+                if error.errno not in (*NOT_OFFERED, errno.ENODEV):
+                    raise
+                self._chunks[chunk] = _read_chunk(path, self._dtype, self._chunk)  # a disk that maps no files
         return self._chunks[chunk]
+
+
+def _read_chunk(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    return np.fromfile(path, dtype, math.prod(shape)).reshape(shape)
 
 
 def unknown_video(where: str | Path, video: str, ids: Iterable[str]) -> NotInStore:
@@ -342,6 +386,10 @@ def _experts(place: Place) -> Iterator[ExpertInfo]:
         try:
             document = read_attributes(place, node)
         except NoMetadata:
+            continue
+        except NoFeatures:  # what somebody else keeps there, unless it has shards: then its metadata is damaged
+            if any(map(SHARD_NAME.fullmatch, place.children(node))):
+                raise
             continue
         if node_name(document["expert"]) != node:
             where = f"{place.url}/{node}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import zarr
 from feature_store.layout import (
     COMPLETE,
     FEATURES,
+    METADATA,
     OFFSETS,
     RECORD_OFFSETS,
     RECORDS,
@@ -21,14 +23,20 @@ from feature_store.layout import (
     digest_of,
     dump_record,
     file_digest,
+    load_record,
     node_name,
     parse_record,
     shard_name,
     split_records,
 )
+from feature_store.places import RUN
 from feature_store.reader import ExpertInfo, FeatureStore
-from feature_store.writer import complete_shards
+from feature_store.writer import SHARD_NAME, complete_shards
 
+# What Zarr would read as a part of a shard, and a record must name.
+OURS = re.compile(
+    rf"zarr\.json|(?:{'|'.join((FEATURES, TIMES, OFFSETS, RECORDS, RECORD_OFFSETS))})/(?:zarr\.json|c(?:/\d+)+)"
+)
 SHARD = "shard"  # stands for the array where a whole shard is meant
 
 
@@ -44,22 +52,28 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check of a store found; `checked` counts shards."""
+    """What a check of a store found; `checked` counts shards.
+
+    `foreign` are files in the store that no shard names, by their paths within it: what Finder, file servers or
+    people leave. They do no harm, and stay.
+    """
 
     checked: int
     damaged: tuple[Damage, ...]
+    foreign: tuple[str, ...] = ()
 
 
 def verify(path: str | Path, repair: bool = False) -> Verdict:
     """Check every complete shard of every expert; with `repair`, drop the damaged ones, for extract to redo.
 
-    Finds any changed, missing or additional byte in a shard's files, offsets and ids that contradict
-    each other or the other experts, and values that are not finite. Raises StoreError if the store's or
-    an expert's own metadata cannot be read.
+    Finds any changed or missing byte in a shard's files, offsets and ids that contradict each other or the other
+    experts, and values that are not finite. Files that do not belong there are named, and left. Raises StoreError
+    if the store's or an expert's own metadata cannot be read.
     """
     store = FeatureStore(path)
     checked = 0
     damaged: list[Damage] = []
+    foreign: list[str] = _strangers(store)
     ids: dict[int, tuple[str, ...]] = {}
     for expert, info in store.experts.items():
         for shard, _ in complete_shards(store.place, node_name(expert)):  # others are pending: done from scratch
@@ -69,13 +83,14 @@ def verify(path: str | Path, repair: bool = False) -> Verdict:
             try:
                 with store.place.at_hand(name) as folder:
                     found = [Damage(expert, shard, *what) for what in _check(store, info, folder, shard, ids)]
+                    foreign += [f"{name}/{file}" for file in _beside(folder)]
             except (StoreError, FileNotFoundError) as error:  # of an object store: its files could not be had
                 found = [Damage(expert, shard, SHARD, str(error))]
             checked += 1
             damaged += found
             if found and repair:
                 store.place.drop(name)
-    return Verdict(checked, tuple(damaged))
+    return Verdict(checked, tuple(damaged), tuple(foreign))
 
 
 def _check(
@@ -111,9 +126,34 @@ def _check(
         yield from _check_arrays(record, folder, info)
 
 
+def _strangers(store: FeatureStore) -> list[str]:
+    """What lies beside the experts and beside their shards."""
+    nodes = {node_name(expert) for expert in store.experts}
+    beside = [name for name in store.place.children() if name not in {*nodes, METADATA, RUN}]
+    return beside + [
+        f"{node}/{name}"
+        for node in sorted(nodes)
+        for name in store.place.children(node)
+        if name != METADATA and not SHARD_NAME.fullmatch(name)
+    ]
+
+
+def _beside(folder: Path) -> list[str]:
+    """The files in a shard's folder that are none of a shard's."""
+    try:
+        known = {*load_record(folder / COMPLETE).files, COMPLETE}
+    except (StoreError, OSError):
+        return []  # which is damage, and told as such
+    return sorted(name for name in _files(folder) - known if not OURS.fullmatch(name))
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def _check_files(record: ShardRecord, folder: Path) -> Iterator[tuple[str, str]]:
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {COMPLETE}
-    for name in sorted(there | set(record.files)):
+    there = _files(folder)  # what a record names never becomes a path by itself
+    for name in sorted({*record.files, *filter(OURS.fullmatch, there)}):
         array = name.split("/")[0] if "/" in name else SHARD
         if name not in there:
             yield array, f"{name} is missing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from data_manifests.folder_walk import SYSTEM_NAMES
 from feature_store.kinds import KINDS, kind_of
 from feature_store.layout import (
     ATTRIBUTE,
@@ -48,10 +50,17 @@ from feature_store.layout import (
 from feature_store.leases import new_holder
 from feature_store.places import FULL, RUN, LocalPlace, Place, naming, new_folder, open_place
 
+DIMENSIONS = {  # as xarray and others name the axes of arrays
+    FEATURES: ("row", "dim"),
+    TIMES: ("row", "edge"),  # start, end
+    OFFSETS: ("video_edge",),
+    RECORDS: ("byte",),
+    RECORD_OFFSETS: ("row_edge",),
+}
 CHUNK_BYTES = 4 << 20  # of features; a chunk is what a reader maps at once
 SPOOL_BYTES = 16 << 20  # of a shard's rows kept in memory before they go to a temporary file
 DTYPES = ("float16", "float32")
-_SHARD = re.compile(r"\d{6}|[1-9]\d{6,}")  # as `shard_name` writes it
+SHARD_NAME = re.compile(r"\d{6}|[1-9]\d{6,}")  # as `shard_name` writes it
 
 
 class StoreWriter:
@@ -101,7 +110,14 @@ class StoreWriter:
             segments.append(Segment(videos - first, shard_videos, digest(first, videos)))
             document = {"format": FORMAT, "segments": [asdict(segment) for segment in segments]}
             self.place.write(METADATA, _group(document))
+        self._forget_consolidated()
         return ShardPlan(tuple(segments))
+
+    def _forget_consolidated(self) -> None:
+        """Metadata that a user had Zarr put together would hide what is added from other readers."""
+        metadata = json.loads(self.place.read(METADATA))
+        if metadata.pop("consolidated_metadata", None):
+            self.place.write(METADATA, json.dumps(metadata, indent=1, ensure_ascii=False).encode())
 
     def _segments(self) -> tuple[Segment, ...]:
         try:
@@ -121,12 +137,18 @@ class StoreWriter:
         node = node_name(name)
         identity = json.loads(json.dumps(identity))  # as it will be read back
         try:
-            stored = read_attributes(self.place, node)["identity"]
+            there = read_attributes(self.place, node)
         except NoMetadata:
             made = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname()}
             document = {"expert": name, "identity": identity, "about": {**about, **made}}
-            self.place.write(f"{node}/{METADATA}", _group(document))
+            self._write_expert(name, node, _group(document))
         else:
+            if there["expert"] != name:  # on a disk to which capitals and small letters are the same
+                raise StoreError(
+                    f"{self.place.url}: expert {there['expert']!r} lies where {name!r} would, since this disk does not "
+                    "tell capitals from small letters: store it under another name with --as NAME"
+                )
+            stored = there["identity"]
             changed = differences({**stored, "kind": kind_of(name, stored)}, identity)
             identity = stored  # shards name its digest; 16 and 16.0 are equal, but their digests are not
             if changed:
@@ -137,6 +159,18 @@ class StoreWriter:
                     + "\nExtract with the same settings to continue it, or store a second variant with --as NAME"
                 )
         return ExpertWriter(self.place, self.holder, name, identity)
+
+    def _write_expert(self, name: str, node: str, content: bytes) -> None:
+        try:
+            self.place.write(f"{node}/{METADATA}", content)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT) or ":" not in node:
+                raise
+            plain = node.replace(":", "_")
+            raise StoreError(
+                f"{self.place.url}: this disk (exFAT, SMB, ...) takes no ':' in names: store {name} under another one "
+                f"with --as {plain}"
+            ) from error
 
 
 class ExpertWriter:
@@ -357,7 +391,7 @@ def read_records(group: zarr.Group, first: int, stop: int) -> list[dict[str, Any
 def complete_shards(place: Place, node: str) -> list[tuple[int, str]]:
     """The numbers, in order, of an expert's shards that have a complete.json, each with that file's stamp."""
     found = place.find(node, COMPLETE)
-    return sorted((int(name), stamp) for name, stamp in found.items() if _SHARD.fullmatch(name))
+    return sorted((int(name), stamp) for name, stamp in found.items() if SHARD_NAME.fullmatch(name))
 
 
 def read_plan(store: Place | str | Path) -> ShardPlan:
@@ -380,14 +414,15 @@ def read_attributes(place: Place, node: str = "") -> dict[str, Any]:
     name = f"{node}/{METADATA}" if node else METADATA
     try:
         content = place.read(name)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise NoMetadata(f"{f'{place.url}/{node}'.rstrip('/')}: there is no feature store") from None
     return parse_attributes(content, f"{place.url}/{name}")
 
 
 def _foreign(name: str) -> bool:
-    """Not what a run leaves that was killed while it began a store."""
-    return name != RUN and not (name.startswith("zarr.json.") and name.endswith(".part"))
+    """Neither what a run leaves that was killed while it began a store, nor what systems leave in any folder."""
+    ours = name == RUN or (name.startswith("zarr.json.") and name.endswith(".part"))
+    return not ours and not name.startswith(".") and name not in SYSTEM_NAMES
 
 
 def _group(document: Mapping[str, Any]) -> bytes:
@@ -409,4 +444,5 @@ def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtyp
         compressors=Crc32cCodec(),
         fill_value=0,
         config={"write_empty_chunks": True},
+        dimension_names=DIMENSIONS[name],
     )

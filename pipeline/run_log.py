@@ -32,7 +32,7 @@ class RunLog:
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps(document, ensure_ascii=False).encode() + b"\n"
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # less the umask
             try:
                 os.write(file, line)  # in one piece, so that runs that share a log do not mix their lines
             finally:

@@ -25,6 +25,7 @@ FAILURES_SHOWN = 20
 REASONS_SHOWN = 10
 ROWS_SHOWN = 12
 VIDEOS_SHOWN = 4  # of those that a process is at
+FOREIGN_SHOWN = 5
 CHARS_SHOWN = 60  # of a name in what is watched
 HIDDEN = ("start", "end", "landmarks")  # of records: shown as times, or too many numbers
 
@@ -199,6 +200,11 @@ def weights_text(source: str) -> Text:
 
 def show_verdict(console: Console, verdict: Verdict, repaired: bool) -> None:
     """What a check found."""
+    if verdict.foreign:
+        named = ", ".join(verdict.foreign[:FOREIGN_SHOWN]) + (", ..." if len(verdict.foreign) > FOREIGN_SHOWN else "")
+        console.print(
+            plain(f"{len(verdict.foreign)} files that are not the store's, and are left: {named}"), soft_wrap=True
+        )
     if not verdict.damaged:
         console.print(f"{verdict.checked} shards checked: all sound", highlight=False)
         return

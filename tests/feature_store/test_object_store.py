@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import pickle
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -173,14 +174,15 @@ def test_a_changed_object_is_found_and_its_shard_dropped_and_done_again(s3: s3fs
     chunk = "s3d/000002/features/c/0/0"
     s3.pipe_file(f"{BUCKET}/corpus.zarr/{chunk}", whole[chunk][:-1] + b"?")
     s3.pipe_file(f"{BUCKET}/corpus.zarr/s3d/000001/more", b"")
-    found = [(damage.shard, damage.array) for damage in verify(URL).damaged]
-    assert found == [(1, "shard"), (2, "features")]
+    verdict = verify(URL)
+    assert [(damage.shard, damage.array) for damage in verdict.damaged] == [(2, "features")]
+    assert verdict.foreign == ("s3d/000001/more",)
     with pytest.raises(StoreError, match=rf"{URL}/s3d/000002: .*reelcache verify STORE --repair"):
         FeatureStore(URL)["s3d"].read("eel")
     verify(URL, repair=True)
-    assert {name.split("/")[1] for name in shards(objects(s3))} == {"000000"}
-    assert write_store(URL) == [("s3d", 1), ("s3d", 2)]
-    assert objects(s3) == whole
+    assert {name.split("/")[1] for name in shards(objects(s3))} == {"000000", "000001"}
+    assert write_store(URL) == [("s3d", 2)]
+    assert {name: content for name, content in objects(s3).items() if name != "s3d/000001/more"} == whole
 
 
 def test_what_was_read_once_is_read_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,3 +390,13 @@ def test_a_shard_that_another_run_published_first_stays(tmp_path: Path, monkeypa
         assert record.run["host"] == "other"
         assert first.complete(0) == record
     assert not (tmp_path / "a" / ".run").exists()
+
+
+def test_a_store_of_objects_that_was_read_from_can_be_pickled(s3: s3fs.S3FileSystem) -> None:
+    write_store(URL)
+    opened = FeatureStore(URL)
+    expected = opened["s3d"].read("ant").values
+    for each in (opened, opened["s3d"]):
+        again = pickle.loads(pickle.dumps(each))
+        reader = again["s3d"] if isinstance(again, FeatureStore) else again
+        np.testing.assert_array_equal(reader.read("ant").values, expected)

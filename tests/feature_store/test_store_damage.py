@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
+import zarr
 
 import feature_store.writer
-from feature_store import StoreError, StoreWriter, VideoStatus, verify
+from feature_store import FeatureStore, StoreError, StoreWriter, VideoStatus, verify
 from small_stores import CORPUS, DIM, contents, features, identity, plan, reseal, times, write_store
 
 SHARD_FILES = [
@@ -143,13 +144,29 @@ def test_a_shard_without_its_mark_is_pending_not_damaged(store: Path) -> None:
     assert verify(store).damaged == () and verify(store).checked == 5
 
 
-@pytest.mark.parametrize("file", ["notes.txt", "features/c/9/0", "times/zarr.json~", ".complete.json.swp", "new/file"])
-def test_an_additional_file_is_found_and_named(store: Path, file: str) -> None:
-    path = store / "s3d" / "000000" / file
+STRANGERS = [
+    ".DS_Store", "notes.txt", "lost+found/x", "s3d/.DS_Store", "s3d/Thumbs.db", "s3d/000000/._features",
+    "s3d/000000/.nfs0001", "s3d/000000/@eaDir/x", "s3d/000000/times/zarr.json~",
+    "s3d/000000/features/c/.DS_Store",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("file", STRANGERS)
+def test_a_file_of_others_is_named_and_neither_it_nor_the_shard_goes(store: Path, file: str) -> None:
+    path = store / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("")
-    (found,) = verify(store).damaged
-    assert (found.expert, found.shard) == ("s3d", 0) and found.reason == f"{file} does not belong there"
+    verdict = verify(store, repair=True)
+    assert verdict.damaged == () and verdict.checked == 6
+    assert [name for name in verdict.foreign if file == name or file.startswith(f"{name}/")] and path.exists()
+    assert FeatureStore(store)["s3d"].read("ant").values.shape[0] == 6
+    assert write_store(store, experts={"s3d": {}, "vggish": {"kind": "audio"}}) == [], "all of it counts as done"
+
+
+def test_a_folder_of_zarr_that_somebody_keeps_in_a_store_is_none_of_its_experts(store: Path) -> None:
+    zarr.open_group(store / "mine", mode="w", attributes={"made": "by hand"})
+    assert set(FeatureStore(store).experts) == {"s3d", "vggish"}
+    assert verify(store).foreign == ("mine",)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +292,7 @@ def test_repair_drops_the_damaged_shards_and_touches_nothing_else(store: Path) -
     whole = contents(store)
     (store / "s3d" / "000000" / "features" / "c" / "0" / "0").write_bytes(b"")
     (store / "vggish" / "000002" / "complete.json").write_text("{")
-    (store / "vggish" / "000001" / "notes.txt").write_text("")
+    (store / "vggish" / "000001" / "offsets" / "c" / "9").write_text("")
     dropped = [("s3d", 0), ("vggish", 1), ("vggish", 2)]
     assert damaged(store, repair=True) == dropped
     gone = [f"{expert}/{shard:06d}/" for expert, shard in dropped]

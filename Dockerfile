@@ -4,9 +4,16 @@
 #   docker run --rm --gpus all --ipc host -v /videos:/videos:ro -v /features:/data -v /weights:/weights \
 #       reelcache extract /data/corpus.jsonl /data/corpus.zarr --experts resnet152,s3d,vggish
 #
+# The host needs NVIDIA's driver 580 or newer and a GPU of the Turing generation or newer: docs/installing.md.
+#
 # /data is the working folder and holds manifests and stores; /weights keeps what was fetched. Both must be
-# writable by user 1000. FFmpeg and its codecs come with the Python packages, and so does s3fs: stores and videos
-# may be s3:// URLs; pass AWS_ACCESS_KEY_ID and its like by -e.
+# writable by user 1000, or by the one that --user names. Stores and videos may be s3:// URLs; pass AWS_ACCESS_KEY_ID and its like by -e.
+#
+# The decoders av and decord come with FFmpeg's libraries in their own packages. torchcodec is not in the image: it needs
+# the FFmpeg of the system, which is not there either.
+#
+# `docker stop` sends SIGTERM, at which the shards in progress are finished and no more begun. Give it the time:
+# `docker stop -t 600`; after the 10 s of the default they are killed, and done again by the next run.
 #
 # As a worker of a Dask cluster, with the same mounts; docs/scaling.md tells more, also of Kubernetes:
 #
@@ -32,10 +39,12 @@ COPY pipeline pipeline
 COPY train train
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
-# Ubuntu's image brings a user 1000.
+# Ubuntu's image brings a user 1000. torch asks for the user's name, which `docker run --user 1234` has none of: USER is it.
 RUN mkdir -p /data /weights && chown 1000:1000 /data /weights
 USER 1000
-ENV REELCACHE_CACHE=/weights HOME=/tmp PYTHONUNBUFFERED=1
+ENV REELCACHE_CACHE=/weights HF_HOME=/weights/huggingface HOME=/tmp USER=reelcache PYTHONUNBUFFERED=1
+# What the NVIDIA runtime mounts of the driver: "video" adds NVDEC to what the base image names.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 VOLUME ["/data", "/weights"]
 WORKDIR /data
 ENTRYPOINT ["/opt/venv/bin/reelcache"]

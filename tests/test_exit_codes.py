@@ -21,6 +21,7 @@ EXIT_CODES = {
     "extractors.weights.WeightsMissing": NOT_COMPLETED,
     "feature_store.clean_processes.ProcessDied": NOT_COMPLETED,
     "feature_store.foreign.source.ImportUsageError": WRONG_USAGE,
+    "feature_store.layout.NoFeatures": NOT_COMPLETED,
     "feature_store.layout.NotInStore": NOT_COMPLETED,
     "feature_store.layout.StoreError": NOT_COMPLETED,
     "feature_store.mirror.NotFetched": NOT_COMPLETED,

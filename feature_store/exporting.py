@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from feature_store.export_formats import RECORDS, WRITERS, Exported, entries, status_document
 from feature_store.foreign.npy import INDEX
 from feature_store.foreign.source import ImportUsageError
@@ -54,7 +56,8 @@ def export_features(
 
     Raises:
         ImportUsageError: the format or an expert is none that there is. NotInStore: a video is not in the
-            store. StoreError: the store is damaged, or the folder holds other things.
+            store. StoreError: the store is damaged, holds values that are not finite, or the folder holds other
+            things.
     """
     folder = Path(folder)
     opened = FeatureStore(store)
@@ -81,7 +84,14 @@ def export_features(
 
 
 def _export(expert: ExpertReader, video: str) -> Exported:
-    return Exported(expert.read(video), expert.records(video) if expert.info.has_records else None)
+    features = expert.read(video)
+    if not np.isfinite(features.values).all():
+        row = int((~np.isfinite(features.values)).any(axis=1).argmax())
+        raise StoreError(
+            f"{expert.info.name} has values of {video} that are not finite, the first in row {row}: extract it anew, "
+            "or export other videos"
+        )
+    return Exported(features, expert.records(video) if expert.info.has_records else None)
 
 
 def _experts(store: FeatureStore, names: Sequence[str] | None) -> dict[str, ExpertInfo]:

@@ -245,7 +245,11 @@ class ExpertReader:
     def _open_shard(self, shard: int) -> Shard:
         if self._closed:
             raise StoreError(f"{self._where}: is closed; open the store again")
-        return Shard(self._shards.folder(shard))
+        folder = self._shards.folder(shard)
+        try:
+            return Shard(folder)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise self._damaged(shard, error) from error
 
     def _damaged(self, shard: int, error: Exception) -> Exception:
         """What to raise for an error in reading a shard: not all of them are its own fault."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from train import RecipeError, TrainError
 from train.annotations import some
 from train.features import ExpertFacts
+from train.finite import check_parameters
 from train.official import take_official
 from train.paths import absolute_paths
 from train.recipe import Recipe, parse_recipe
@@ -92,6 +93,7 @@ def adopt(recipe: Recipe, checkpoint: Path, vocabularies: Sequence[Path], run: P
         raise RecipeError("released models take features as they are: --set data.scale=none")
     recipe = absolute_paths(recipe)
     released, system = read_checkpoint(checkpoint), recipe.model.system
+    check_parameters(released.state, checkpoint)
     if released.system != system:
         raise RecipeError(f"{checkpoint}: is a model of {released.system}, the recipe is one of {system}")
     experts = _experts(recipe)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_manifests import Caption, ManifestError, Moment, read_rows
 from data_manifests.recipes.moments import BACKWARDS, CUT, Published, rows_of
+from data_manifests.text_files import read_text
 from train import TrainError
 
 Row = TypeVar("Row", Caption, Moment)
@@ -229,7 +230,7 @@ def _read(path: Path, kind: type[Row]) -> tuple[list[Row], list[str]]:
     """The rows of a split, and the ids of its videos."""
     if not path.parent.is_dir():
         raise TrainError(f"{path.parent}: there is no such folder of annotations; name another with --annotations PATH")
-    if not path.exists():
+    if not path.is_file():
         there = ", ".join(sorted(each.stem for each in path.parent.glob("*.jsonl"))) or "none"
         raise TrainError(
             f"{path}: there is no split {path.stem!r}, there are: {there}; `reelcache manifest import` makes splits"
@@ -239,9 +240,13 @@ def _read(path: Path, kind: type[Row]) -> tuple[list[Row], list[str]]:
     return rows, ids
 
 
+def read_ids(path: Path) -> list[str]:
+    """The ids of videos in a text file, one a line. Raises ManifestError for text that is not UTF-8."""
+    return [line for line in (each.removesuffix("\r") for each in read_text(path).split("\n")) if line]
+
+
 def _listed(path: Path) -> list[str]:
-    ids = path.read_text(encoding="utf-8").split("\n")
-    ids = ids[:-1] if ids[-1] == "" else ids
+    ids = read_ids(path)
     if len(set(ids)) < len(ids):
         twice = [video for video, count in Counter(ids).items() if count > 1]
         raise ManifestError(f"{path}: names videos twice: {some(twice)}")

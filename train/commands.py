@@ -68,6 +68,8 @@ def train(
 
     out = _console()
     if not recipe:
+        if resume:
+            raise RecipeError("--resume goes on with a run: name its folder")
         _list_recipes(out)
         return
     if resume:
@@ -204,6 +206,7 @@ def search(
 
         reelcache search runs/drn_charades "a person opens the door" --video 3MSZA
     """
+    from train.annotations import read_ids
     from train.moment_search import moments_of, search_moments
     from train.search import check_query, open_index, open_model
     from train.tasks.base import RetrievalTask
@@ -214,7 +217,7 @@ def search(
         raise RecipeError("--video looks at one video alone: leave out --index, --among and --engine")
     if finds_videos and (index or engine):
         raise RecipeError(f"--index and --engine are for moments; {opened.recipe.model.system} finds videos")
-    ids = set(among.read_text(encoding="utf-8").splitlines()) if among else None
+    ids = set(read_ids(among)) if among else None
     if video is not None:
         found = [Found(video, start, end, None) for start, end in moments_of(opened, query, video, top)]
     elif finds_videos:

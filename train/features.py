@@ -187,6 +187,8 @@ def _read_finite(reader: ExpertReader, video: str) -> Features:
             f"{reader.info.name} has values of {video} that are not finite, the first in row {row}: extract it anew, "
             "or leave the video out of the split"
         )
+    if not np.isfinite(features.times).all():
+        raise TrainError(f"{reader.info.name} has times of {video} that are not finite: extract or import it anew")
     return features
 
 

@@ -15,6 +15,7 @@ from train.evaluation import device_of, encode_texts, encode_videos
 from train.features import Source
 from train.grounding.moments import Moment, MomentIndex, write_index
 from train.search import Opened, check_query
+from train.tasks.base import RetrievalTask
 from train.tasks.fvmr import FVMRTask
 from train.tasks.grounding import GroundingTask
 
@@ -119,6 +120,9 @@ def _is_of(path: Path, key: str) -> bool:
 
 
 def _task_of(opened: Opened) -> FVMRTask:
+    if isinstance(opened.task, RetrievalTask):
+        system = opened.recipe.model.system
+        raise TrainError(f"{opened.run}: {system} finds videos, whose embeddings `reelcache search` makes by itself")
     if not isinstance(opened.task, FVMRTask) or opened.task.options.objective == "teacher":
         system = opened.recipe.model.system
         raise TrainError(

@@ -15,6 +15,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -52,6 +53,13 @@ class Data(BaseModel):
     missing: Literal["error", "drop"] = "error"
     cache: Literal["none", "ram", "device"] = "ram"
     scale: Literal["none", "standard"] = "none"
+
+    @field_validator("experts")
+    @classmethod
+    def _each_once(cls, experts: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in experts if experts.count(name) > 1]:
+            raise ValueError(f"names {twice[0]} twice")
+        return experts
 
 
 class Schedule(BaseModel):
@@ -97,7 +105,7 @@ class Training(BaseModel):
     select: Literal["best", "last"] = "best"
     draw: Literal["captions", "videos"] = "captions"
     steps: PositiveInt | None = None
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt = 1
@@ -172,7 +180,9 @@ def parse_recipe(document: Any, where: str) -> Recipe:
         return Recipe.model_validate(document)
     except ValidationError as error:
         problems = (
-            f"{where}: {'.'.join(map(str, _place(each['loc'])))}: {_WORDS.get(each['type'], each['msg'])}"
+            ": ".join(
+                filter(None, (where, ".".join(map(str, _place(each["loc"]))), _WORDS.get(each["type"], each["msg"])))
+            )
             for each in error.errors(include_url=False, include_context=False, include_input=False)
         )
         raise RecipeError("\n".join(problems)) from None

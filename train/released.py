@@ -156,7 +156,7 @@ def _load(path: Path) -> Any:
             raise TrainError(
                 f"{path}: asks for {wanted[1]}, which no released model needs: refused, and nothing of it was run"
             ) from None
-        raise TrainError(f"{path}: not a checkpoint, or a damaged one ({_reason(error)})") from error
+        raise TrainError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from error
 
 
 def _joined(path: Path, parts: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -11,6 +11,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from train import TrainError
+
 SAVE_EACH = 50  # rows
 
 
@@ -61,7 +63,12 @@ class MetricsTable(Logger):
 def _rows_before(path: Path, step: int) -> list[dict[str, Any]]:
     if not step or not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        # Columns that a row lacks stay out, so that what is written again is what was read.
-        rows = [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
-    return [row for row in rows if int(row["step"]) < step]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            # Columns that a row lacks stay out, so that what is written again is what was read.
+            rows = [{name: value for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
+        return [row for row in rows if int(row["step"]) < step]
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        raise TrainError(
+            f"{path}: is no table of metrics ({error}); delete it, and the run goes on with a new one"
+        ) from None

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from feature_store import FeatureStore, StoreError
 from train import RecipeError, TrainError
-from train.annotations import Split
+from train.annotations import Split, some
 from train.features import ExpertFacts, measure_scales
 from train.finite import check_parameters
 from train.paths import absolute, found_paths, paths_of, relative_paths, with_paths
@@ -33,6 +34,7 @@ from train.tasks.base import SCALES, Assets, Task
 RECIPE, ASSETS, EXPERTS, SOURCES = "recipe.json", "assets.json", "experts.json", "sources.json"
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 LOGS = Path("logs")
+MEND = "put back the file that the run made, or train anew"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def open_store(path: str) -> FeatureStore:
     """The store at `path`. Raises TrainError, saying how to name another, if there is none."""
     try:
         return FeatureStore(path)
-    except StoreError as error:
+    except (StoreError, ValueError) as error:  # the latter of a path that none can be
         raise TrainError(f"{error}; name another with --store PATH") from None
 
 
@@ -128,6 +130,8 @@ def open_task(run: Path, recipe: Recipe, store: FeatureStore) -> Task:
     Raises TrainError if the store's features are not those that it was trained with.
     """
     known = experts_of(run)
+    if [expert.name for expert in known] != list(recipe.data.experts):
+        raise RecipeError(f"{run / EXPERTS}: damaged, it does not hold the experts of {RECIPE}")
     for expert in known:
         if expert.name not in store:
             raise TrainError(f"{store.url} lacks {expert.name}, which {run} was trained with")
@@ -135,8 +139,14 @@ def open_task(run: Path, recipe: Recipe, store: FeatureStore) -> Task:
             raise TrainError(
                 f"{store.url}: {expert.name} was made in another way than the features that {run} was trained with"
             )
+    assets = _read(run / ASSETS)
     torch.manual_seed(recipe.training.seed)
-    return TASKS[recipe.model.system](recipe.model, {each.name: each for each in known}, _read(run / ASSETS))
+    try:
+        return TASKS[recipe.model.system](recipe.model, {each.name: each for each in known}, assets)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # of assets of any content
+        raise RecipeError(
+            f"{run}: no model can be made of its recipe and {ASSETS} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def experts_of(run: Path) -> list[ExpertFacts]:
@@ -162,14 +172,27 @@ def load_chosen(task: Task, run: Path, recipe: Recipe) -> None:
     path = chosen_checkpoint(run, recipe)
     if not path.exists():
         raise TrainError(f"{path}: is not there yet; `reelcache train {run} --resume` goes on with the run")
+    checkpoint = read_checkpoint(path, task)
+    task.load_state_dict({name.removeprefix("task."): tensor for name, tensor in checkpoint["state_dict"].items()})
+    stage = checkpoint.get("stage", 1)
+    task.enter_stage(stage if isinstance(stage, int) else 1)
+
+
+def read_checkpoint(path: Path, task: Task) -> dict[str, Any]:
+    """A checkpoint of a task, {"state_dict": ...} and more. Raises TrainError if it is damaged or of another model."""
     try:
-        checkpoint: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state = {name.removeprefix("task."): tensor for name, tensor in checkpoint["state_dict"].items()}
-        task.load_state_dict(state)
-        task.enter_stage(checkpoint.get("stage", 1))
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a damaged file sets off
-        raise TrainError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
+        raise TrainError(f"{path}: damaged, or no checkpoint ({type(error).__name__}); {MEND}") from error
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise TrainError(f"{path}: holds no parameters; {MEND}")
+    sizes = {f"task.{name}": tensor.shape for name, tensor in task.state_dict().items()}
+    unlike = [name for name in {**sizes, **state} if name not in state or state[name].shape != sizes.get(name)]
+    if unlike:
+        raise TrainError(f"{path}: is of another model, which lacks or has {some(unlike, 2)} of another size; {MEND}")
     check_parameters(state, path)
+    return checkpoint
 
 
 def _write(path: Path, document: Any) -> None:
@@ -183,5 +206,5 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RecipeError(f"{path}: is missing; the run is damaged") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: damaged ({error})") from None

@@ -128,8 +128,10 @@ def open_model(run: Path, moved: Mapping[str, str] | None = None, device: str = 
 
 
 def check_query(task: Task, query: str) -> list[str]:
-    """The words of a sentence that the model does not know. Raises TrainError if it has no other."""
+    """The words of a sentence that the model does not know. Raises TrainError if it has no other, or is no text."""
     shown = repr(query if len(query) <= SHOWN else f"{query[:SHOWN]}...")
+    if any("\ud800" <= character <= "\udfff" for character in query):
+        raise TrainError(f"query {shown}: is not UTF-8 text")
     if not any(map(str.isalnum, query)):
         raise TrainError(f"query {shown}: holds no word to look for")
     words = task.known_words(query)
@@ -189,7 +191,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path, key: str) -> None:
 def _read_index(opened: Opened, task: RetrievalTask) -> Index | None:
     """What was made before, if it is of this model and these videos."""
     path = opened.run / INDEX
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:

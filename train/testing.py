@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from train import RecipeError
 from train.devices import choose_device, enough_memory
 from train.evaluation import open_gallery, open_split
 from train.recipe import Recipe
@@ -39,6 +40,8 @@ def evaluate_run(
     recipe = open_recipe(run, moved)
     chosen_device = choose_device(device, recipe.training.accelerator)
     name = split or recipe.data.test
+    if "/" in name:
+        raise RecipeError(f"split {name!r}: a name, not a path; --annotations names another folder")
     store = open_store(recipe.data.store)
     task = open_task(run, recipe, store)
     chosen = open_split(type(task), recipe.data, store, name)

@@ -22,12 +22,24 @@ from torch import Tensor
 
 from train import RecipeError, TrainError
 from train.batches import PairBatch, PairBatches, step_seed
+from train.devices import enough_memory
 from train.distributed import of_all_ranks, share_batch_norms
 from train.evaluation import Gallery, open_gallery, open_split
+from train.finite import check_parameters
 from train.paths import absolute_paths
 from train.recipe import Recipe, Schedule, Stage, Training
 from train.run_log import MetricsTable
-from train.runs import BEST, LAST, LOGS, begin_run, check_captions, open_store, open_task
+from train.runs import (
+    BEST,
+    LAST,
+    LOGS,
+    MEND,
+    begin_run,
+    check_captions,
+    open_store,
+    open_task,
+    read_checkpoint,
+)
 from train.tasks import TASKS
 from train.tasks.base import Task
 
@@ -43,6 +55,8 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
     data, options = recipe.data, recipe.training
     if not data.val and (options.select == "best" or options.patience):
         raise RecipeError('data.val names no split to tell the best epoch by: take select = "last" and no patience')
+    if options.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise RecipeError("training.accelerator: torch finds no GPU here; take cpu, or auto")
     store = open_store(data.store)
     system = TASKS[recipe.model.system]
     split = open_split(system, data, store, data.train)
@@ -55,11 +69,13 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
     last = run / LAST if resume and (run / LAST).exists() else None
     if last is None:
         task.start()
+        check_parameters(task.state_dict(), "what the model begins with")
+    step = _resumed_step(run, task) if last else 0
     if options.devices > 1:
         share_batch_norms(task)
 
     module = TrainingModule(task, options)
-    trainer = _trainer(recipe, run, resume)
+    trainer = _trainer(recipe, run, step)
     device = trainer.strategy.root_device
     module.validation = open_gallery(task, data, store, val, device) if val else None
     gallery = open_gallery(task, data, store, split, device)
@@ -76,10 +92,7 @@ def train(recipe: Recipe, run: Path, resume: bool = False) -> tuple[str, ...]:
         ranks=trainer.world_size,
         least=2 if task.compares_pairs else 1,
     )
-    try:
-        trainer.fit(module, train_dataloaders=module.batches, ckpt_path=last, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt(f"stopped; `reelcache train {run} --resume` goes on") from None
+    _fit(trainer, module, run, last)
     return (*split.left_out, *(val.left_out if val else ()))
 
 
@@ -93,9 +106,11 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.task, self.options = task, options
         self.stage = 0  # of training, from 1 on
+        self.began = False  # to train, with what a checkpoint held
         self.validated: list[float] = []  # of each epoch that was validated
 
     def on_train_start(self) -> None:
+        self.began = True
         self.batches.step = self.global_step  # of a run that goes on, where it was left
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
@@ -115,7 +130,12 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         video, text = self.task.encode_video(batch.video), self.task.encode_text(batch.text)
         pairs = (video, text, batch.labels)
-        losses = self.task.loss(*(map(of_all_ranks, pairs) if self.task.compares_pairs else pairs))
+        if self.task.compares_pairs:
+            pairs = tuple(map(of_all_ranks, pairs))  # so that all ranks come to the same
+        embeddings = [each for each in (*pairs[0], *pairs[1]) if each.is_floating_point()]
+        if not torch.stack([each.isfinite().all() for each in embeddings]).all():  # which some losses cannot take
+            raise self._diverged("embeddings are not finite")
+        losses = self.task.loss(*pairs)
         if not torch.isfinite(losses["loss"]):
             raise self._diverged(f"the loss is {losses['loss'].item()}")
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, prog_bar=True)
@@ -131,7 +151,7 @@ class TrainingModule(LightningModule):
         return TrainError(
             f"epoch {self.current_epoch + 1}, step {self.global_step + 1}: {what}. Training has diverged; the "
             "checkpoints that were saved before stay. Begin another run with a lower training.learning_rate, or with "
-            "training.clip_norm"
+            "training.clip_norm, and data.scale = 'standard' for features of very large numbers"
         )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -152,7 +172,7 @@ class TrainingModule(LightningModule):
         checkpoint["validated"], checkpoint["stage"] = self.validated, self.stage
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.validated = list(checkpoint["validated"])
+        self.validated = [float(score) for score in checkpoint["validated"]]
 
 
 def stage_of(stages: Sequence[Stage], epoch: int) -> tuple[int, int]:
@@ -219,12 +239,24 @@ class KeepCheckpoints(Checkpoint):
         return len(rsums) - 1 - rsums.index(max(rsums)) > self._patience
 
 
-def _trainer(recipe: Recipe, run: Path, resume: bool) -> Trainer:
+def _fit(trainer: Trainer, module: TrainingModule, run: Path, last: Path | None) -> None:
+    """Train, from the checkpoint `last` if there is one; what Lightning raises of these is made ours."""
+    try:
+        with enough_memory("take a smaller training.batch, or data.cache = 'ram'"):
+            trainer.fit(module, train_dataloaders=module.batches, ckpt_path=last, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt(f"stopped; `reelcache train {run} --resume` goes on") from None
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if last is None or module.began:
+            raise
+        raise TrainError(f"{last}: damaged ({type(error).__name__}: {error}); {MEND}") from error
+
+
+def _trainer(recipe: Recipe, run: Path, step: int) -> Trainer:
     options = recipe.training
     callbacks: list[Callback] = [KeepCheckpoints(run, options)]
     if sys.stdout.isatty():
         callbacks.append(RichProgressBar())
-    step = _resumed_step(run) if resume else 0
     return Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
@@ -255,17 +287,18 @@ def _loggers(run: Path, step: int) -> list[Any]:
     return [table, TensorBoardLogger(run, name=LOGS.name, version="", purge_step=step)]
 
 
-def _resumed_step(run: Path) -> int:
-    """How many steps the checkpoint has seen."""
-    if not (run / LAST).exists():
-        return 0
-    checkpoint = torch.load(run / LAST, map_location="cpu", weights_only=True, mmap=True)
-    if "global_step" not in checkpoint:
+def _resumed_step(run: Path, task: Task) -> int:
+    """How many steps the last checkpoint has seen."""
+    checkpoint = read_checkpoint(run / LAST, task)
+    if checkpoint.keys() == {"state_dict"}:
         raise TrainError(
             f"{run}: is a released model that was imported without its vocabulary, so it cannot be trained further; "
             "import it anew with --vocabulary"
         )
-    return int(checkpoint["global_step"])
+    step = checkpoint.get("global_step")
+    if not isinstance(step, int):
+        raise TrainError(f"{run / LAST}: does not say what step it is of; {MEND}")
+    return step
 
 
 def _quiet() -> None:

@@ -351,9 +351,7 @@ def test_batches_of_one_train_and_the_last_moment_of_an_epoch_counts(corpus: Pat
 
 @pytest.mark.parametrize("system", ALL)
 def test_a_loss_that_is_no_number_ends_a_run_naming_epoch_and_step(corpus: Path, tmp_path: Path, system: str) -> None:
-    with pytest.raises(
-        TrainError, match=r"epoch 1, step \d: the loss is (nan|inf)\. Training has diverged.*lower training.l"
-    ):
+    with pytest.raises(TrainError, match=r"epoch 1, step \d: .*(nan|inf|not finite)\. Training has diverged"):
         train(
             recipe_of(corpus, system, learning_rate=1e30, clip_norm=None, epochs=1, later_stages=[]), tmp_path / "run"
         )

@@ -403,6 +403,16 @@ def test_a_file_that_is_no_released_model_is_told_by_what_it_holds(tmp_path: Pat
         read_checkpoint(tmp_path / "nowhere.pth")
 
 
+def test_a_released_model_of_numbers_that_are_not_finite_is_refused(dual: Dual, tmp_path: Path) -> None:
+    name, tensor = next(iter(dual.state.items()))
+    spoilt = tensor.clone()
+    spoilt.view(-1)[0] = float("nan")
+    path = write_dual_encoding(tmp_path / "model_best.pth.tar", {**dual.state, name: spoilt})
+    with pytest.raises(TrainError, match=r"model_best\.pth\.tar: 1 of \d+ parameters hold numbers that are not finite"):
+        adopt(dual.recipe(), path, [dual.rnn, dual.bow], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_vocabularies_are_read_in_the_order_of_their_ids(tmp_path: Path) -> None:
     path = tmp_path / "word2int.json"
     path.write_text('{"dog": 4, "cat": 3}')

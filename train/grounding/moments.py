@@ -108,6 +108,7 @@ class MomentIndex:
         if query.shape != (self.dim,) or not query.isfinite().all():
             raise TrainError(f"{self.path}: a query must be {self.dim} finite numbers, not {tuple(query.shape)}")
         best = self._engine(query) if among is None else self._best_among(query, among)
+        top_k = min(top_k, self.rows)
         count = max(64, 8 * top_k)
         while True:
             rows, scores = best(min(count, self.rows))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data_manifests.text_files import read_text
 from train import TrainError
 
 RANDOM = "random"
@@ -37,8 +38,14 @@ def describe(source: str, texts: Sequence[str]) -> dict[str, Any]:
         return {"config": {**RANDOM_SIZES, "vocab_size": len(pieces)}, "vocabulary": list(pieces)}
     from transformers import BertConfig
 
-    config = BertConfig.from_pretrained(str(_file(source, "config.json")))
-    vocabulary = _file(source, "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    path = _file(source, "config.json")
+    try:
+        config = BertConfig.from_pretrained(str(path))
+        with torch.device("meta"):
+            Bert({"config": config.to_diff_dict()})
+    except Exception as error:  # transformers raises whatever a wrong config sets off
+        raise TrainError(f"{path}: no BERT can be made of it ({str(error).splitlines()[0]})") from error
+    vocabulary = read_text(_file(source, "vocab.txt")).removesuffix("\n").split("\n")
     lacking = [word for word in SPECIALS if word not in vocabulary]
     if lacking:
         raise TrainError(f"BERT {source}: vocab.txt lacks {', '.join(lacking)}; it is not one of BERT's")
@@ -63,15 +70,24 @@ class Bert(nn.Module):
 
     def load_published(self, source: str) -> None:
         """Take the parameters of a folder or of the hub. Raises TrainError if they cannot be had, or do not fit."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        state = load_file(_file(source, "model.safetensors"))
+        path = _file(source, "model.safetensors")
+        try:
+            state = load_file(path)
+        except SafetensorError as error:
+            raise TrainError(f"{path}: damaged, or no such file ({error}); fetch it again") from error
         named = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
         for old, new in (("gamma", "weight"), ("beta", "bias")):  # as checkpoints of 2018 call them
             named = {name.replace(f"LayerNorm.{old}", f"LayerNorm.{new}"): tensor for name, tensor in named.items()}
-        lacking = [name for name in self.network.state_dict() if name not in named and "position_ids" not in name]
+        sizes = {name: tensor.shape for name, tensor in self.network.state_dict().items() if "position_ids" not in name}
+        lacking = [name for name, size in sizes.items() if name not in named or named[name].shape != size]
         if lacking:
-            raise TrainError(f"BERT {source}: model.safetensors lacks {len(lacking)} parameters, such as {lacking[0]}")
+            raise TrainError(
+                f"BERT {source}: model.safetensors lacks {len(lacking)} parameters, or has them in another size than "
+                f"config.json says, such as {lacking[0]}"
+            )
         self.network.load_state_dict(named, strict=False)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ _TAKE_ING = _set("begin continue enjoy go keep practice practise start stop try"
 _CLAUSE_ENDS = _set("as because but or so that then when where which while who")
 _IS = _set("he's here's how's it's she's that's there's what's where's who's")
 _CONTRACTED = (("n't", "VM0"), ("'re", "VBB"), ("'m", "VBB"), ("'ll", "VM0"), ("'ve", "VHB"))
+_WORDS = 10_000  # that HanTa tags at a time: it fails where the probability of all is too small a number
 _LONGEST = 40  # letters that HanTa looks at: its time goes with the square of them
 _FREQUENT = 2**17  # words kept in memory, each with what it can be
 
@@ -87,7 +88,9 @@ def _bare(word: str) -> str:
 def _mended(words: list[str]) -> list[str]:
     if not words:
         return []
-    tags = _model().tag_sent([word[:_LONGEST] for word in words], taglevel=0, casesensitive=False)
+    cut = [word[:_LONGEST] for word in words]
+    parts = (cut[first : first + _WORDS] for first in range(0, len(cut), _WORDS))
+    tags = [tag for part in parts for tag in _model().tag_sent(part, taglevel=0, casesensitive=False)]
     _contractions(words, tags)
     _participles(words, tags)
     _finite_verbs(words, tags)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
+from data_manifests import ManifestError
 from train import TrainError
 from train.text.bert import SPECIALS, Bert, describe, tokenize
 
@@ -90,6 +91,27 @@ def test_a_folder_that_lacks_something_is_told(folder: Path, tmp_path: Path) -> 
         describe(str(tmp_path), [])
     with pytest.raises(TrainError, match=r"lacks model\.safetensors"):
         Bert(describe(str(folder), [])).load_published(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("config.json", b"{", r"config\.json: no BERT can be made of it"),
+        ("config.json", b"[]", r"config\.json: no BERT can be made of it"),
+        ("config.json", b'{"vocab_size": "x"}', r"config\.json: no BERT can be made of it"),
+        ("config.json", b'{"hidden_size": 7, "num_attention_heads": 2}', "not a multiple of the number of attention"),
+        ("config.json", b'{"hidden_size": -1}', r"config\.json: no BERT can be made of it"),
+        ("vocab.txt", b"[PAD]\ncaf\xe9\n", r"vocab\.txt:2: is not UTF-8 text"),
+        ("model.safetensors", b"", r"model\.safetensors: damaged"),
+        ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}", "lacks .* parameters, or has them in another size"),
+    ],
+)
+def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    for each in folder.iterdir():
+        (tmp_path / each.name).write_bytes(each.read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((TrainError, ManifestError), match=told):
+        Bert(describe(str(tmp_path), [])).load_published(str(tmp_path))
 
 
 def test_without_a_network_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

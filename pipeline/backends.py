@@ -139,7 +139,7 @@ def _plain_stamps(container: Any, stream: Any) -> tuple[np.ndarray, int] | None:
             return None
         if packet.stream_index != stream.index:
             continue
-        if packet.pts is None or packet.is_discard:
+        if packet.pts is None or packet.is_discard or media.encryption(packet):
             return None
         if packet.is_keyframe:
             key_frames += 1

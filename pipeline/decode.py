@@ -67,7 +67,7 @@ class Playback:
         for part in parts:
             yield from part.finish()
             if not part.done:
-                part.track.damage = stopped or _shortfall(part, reached if cut else None)
+                part.track.stopped = stopped or _shortfall(part, reached if cut else None)
 
     def _streams(self) -> tuple[PictureStream | None, SoundStream | None]:
         video, audio = media.video_stream(self.container), media.audio_stream(self.container)
@@ -145,5 +145,5 @@ def _shortfall(part: PictureStream | SoundStream, cut: Fraction | None) -> str |
 
 def _decodable(stream: Any | None, track: Track) -> bool:
     if stream is not None and stream.codec_context is None:
-        track.damage = "there is no decoder for its codec"
+        track.stopped = "there is no decoder for its codec"
     return stream is not None and stream.codec_context is not None

@@ -81,7 +81,13 @@ class Track:
     present: bool = False
     began: bool = False  # something of it was decoded
     seconds: Fraction = Fraction(0)  # where it ended, from the video's first frame
-    damage: str | None = None  # why decoding stopped before the stream's end
+    damaged: str | None = None  # what is wrong with the first damaged picture of those that were wanted
+    stopped: str | None = None  # why decoding stopped before the stream's end
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with the stream first of all."""
+        return self.damaged or self.stopped
 
 
 def open_media(path: str) -> InputContainer:
@@ -163,6 +169,14 @@ def explain(error: Exception) -> str:
     return _MISLEADING[errno.EPERM] if words.startswith("Error number") else words  # "Error number -50 occurred"
 
 
+def encryption(packet: Any) -> str | None:
+    """That a packet is encrypted, and by which scheme ("cenc", "cbcs"); no key is had here."""
+    if not packet.has_sidedata("encryption_info"):
+        return None
+    scheme = bytes(packet.get_sidedata("encryption_info"))[:4].decode("ascii", "replace")
+    return f"it is encrypted ({scheme})" if scheme.isprintable() else "it is encrypted"
+
+
 def explain_decoding(error: Exception, context: Any) -> str:
     """Why a decoder gave no frame: "Invalid argument" is what it says of a size, which it then sets to 0."""
     if isinstance(error, av.error.ArgumentError) and not (context.width and context.height):
@@ -227,6 +241,9 @@ def first_frame(container: InputContainer, stream: Any) -> Any:
     reason = "no frame in the stream"
     try:
         for packet in packets(container, [stream]):
+            if encrypted := encryption(packet):
+                reason = encrypted
+                continue
             try:
                 for frame in packet.decode():
                     return frame

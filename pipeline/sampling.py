@@ -89,8 +89,9 @@ def sample_video(video: Video, requests: Mapping[str, Request], decoder: str = "
         return
     for name, sampler in samplers.items():
         track = playback.video if name in visual else playback.audio
-        yield from sampler.finish(track.seconds - start)
-        yield Ended(name, _status(video, sampler, track, track.seconds - start, "video" if name in visual else "audio"))
+        seconds = (track.seconds if sampler.damaged_at is None else sampler.damaged_at) - start
+        yield from sampler.finish(seconds)
+        yield Ended(name, _status(video, sampler, track, seconds, "video" if name in visual else "audio"))
 
 
 def _all_failed(video: Video, experts: Iterable[str], stage: str, reason: str) -> Iterator[Ended]:
@@ -118,17 +119,18 @@ def _status(video: Video, sampler: Sampler, track: Track, seconds: Fraction, str
     if not track.present:
         return VideoStatus(video.id, "no_stream", reason=f"no {stream} stream")
     if not track.began:
-        reason = track.damage or "nothing in it can be decoded"
+        reason = track.stopped or "nothing in it can be decoded"
         return VideoStatus(video.id, "failed", stage="decode", reason=f"{stream}: {reason}")
-    if track.damage and sampler.rows == 0:
-        return VideoStatus(video.id, "failed", stage="decode", reason=f"{stream}: {track.damage}")
+    damage = "; ".join(filter(None, (sampler.damage, track.stopped)))
+    if damage and sampler.rows == 0:
+        return VideoStatus(video.id, "failed", stage="decode", reason=f"{stream}: {damage}")
     if sampler.rows == 0:
         reason = f"the {stream} ends at {float(track.seconds):.2f} s, before anything wanted begins"
         if stream == "audio":  # sound that falls silent early is no fault, pictures that are not there are one
             return VideoStatus(video.id, "no_stream", reason=reason)
         return VideoStatus(video.id, "failed", stage="sample", reason=reason)
-    if track.damage:
-        return VideoStatus(video.id, "truncated", sampler.rows, lasts, at=lasts, reason=f"{stream}: {track.damage}")
+    if damage:
+        return VideoStatus(video.id, "truncated", sampler.rows, lasts, at=lasts, reason=f"{stream}: {damage}")
     return VideoStatus(video.id, "ok", sampler.rows, lasts)
 
 
@@ -154,38 +156,66 @@ class Schedule:
         return names
 
 
-class FrameSampler:
+class PictureSampler:
+    """What becomes of an expert's pictures: samples up to the first damaged one; the others are only counted.
+
+    That depends on the pictures that this expert wants alone, whatever others are decoded for experts beside it.
+    """
+
+    def __init__(self, name: str, period: Fraction, prepare: Prepare) -> None:
+        self.name, self.rows, self.period = name, 0, period
+        self.damaged_at: Fraction | None = None  # time of the first damaged picture
+        self._prepare = prepare
+        self._first_damage: str | None = None
+        self._pictures = self._damaged = 0
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with the first damaged picture, and for how many seconds of all pictures are."""
+        if self._first_damage is None:
+            return None
+        damaged, all_of_them = (float(number * self.period) for number in (self._damaged, self._pictures))
+        return f"{self._first_damage}; {damaged:.2f} of {all_of_them:.2f} s are damaged"
+
+    def take(self, picture: Picture) -> Iterator[Sample]:
+        self._pictures += 1
+        self._damaged += picture.damage is not None
+        if self.damaged_at is None and picture.damage is not None:
+            self.damaged_at, self._first_damage = picture.time, picture.damage
+        if self.damaged_at is None:
+            yield from self._add(picture)
+
+    def finish(self, seconds: Fraction) -> Iterator[Sample]:
+        """What is to be made of pictures that no others follow; `seconds` is where they end."""
+        yield from ()
+
+    def _add(self, picture: Picture) -> Iterator[Sample]:
+        raise NotImplementedError
+
+
+class FrameSampler(PictureSampler):
     """One sample a picture."""
 
     def __init__(self, name: str, samples: Frames, prepare: Prepare) -> None:
-        self.name, self.rows = name, 0
-        self.period = exact(samples.every)
-        self._prepare = prepare
+        super().__init__(name, exact(samples.every), prepare)
 
-    def take(self, picture: Picture) -> Iterator[Sample]:
+    def _add(self, picture: Picture) -> Iterator[Sample]:
         start, end = self.rows * self.period, (self.rows + 1) * self.period
         yield Sample(self.name, self.rows, float(start), float(end), self._prepare(picture.pixels))
         self.rows += 1
 
-    def finish(self, seconds: Fraction) -> Iterator[Sample]:
-        yield from ()
 
-
-class ClipSampler:
+class ClipSampler(PictureSampler):
     """Overlapping runs of pictures, of which only the latest run is held."""
 
     def __init__(self, name: str, samples: Clips, prepare: Prepare) -> None:
-        self.name, self.rows = name, 0
-        self.period = 1 / exact(samples.fps)
+        super().__init__(name, 1 / exact(samples.fps), prepare)
         self._length, self._hop = samples.length, samples.hop
-        self._prepare = prepare
-        self._taken = 0
         self._latest: deque[Tensor] = deque(maxlen=samples.length)
 
-    def take(self, picture: Picture) -> Iterator[Sample]:
+    def _add(self, picture: Picture) -> Iterator[Sample]:
         self._latest.append(self._prepare(picture.pixels))
-        self._taken += 1
-        if self._taken == self.rows * self._hop + self._length:
+        if self._pictures == self.rows * self._hop + self._length:
             yield self._clip(self._length * self.period)
 
     def finish(self, seconds: Fraction) -> Iterator[Sample]:
@@ -201,6 +231,8 @@ class ClipSampler:
 
 class SoundSampler:
     """Overlapping windows of sound; gaps in the sound are silence."""
+
+    damage = damaged_at = None  # decoding stops where sound is damaged
 
     def __init__(self, name: str, samples: Audio) -> None:
         self.name, self.rows = name, 0
@@ -237,7 +269,6 @@ class SoundSampler:
         return Sample(self.name, self.rows - 1, start / self.rate, (start + lasts) / self.rate, data)
 
 
-PictureSampler = FrameSampler | ClipSampler
 Sampler = PictureSampler | SoundSampler
 
 

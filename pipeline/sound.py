@@ -48,7 +48,7 @@ class SoundStream:
     @property
     def done(self) -> bool:
         """Nothing of the stream is wanted any more."""
-        return self.track.damage is not None or (self._stop is not None and self._position >= self._stop)
+        return self.track.stopped is not None or (self._stop is not None and self._position >= self._stop)
 
     @property
     def reached(self) -> Fraction:
@@ -80,8 +80,8 @@ class SoundStream:
         if not self.done:
             yield from self._frames(None)
         yield from self._flush()
-        if not self.track.began and self._refused and not self.track.damage:
-            self.track.damage = f"nothing in it can be decoded: {self._refused}"
+        if not self.track.began and self._refused and not self.track.stopped:
+            self.track.stopped = f"nothing in it can be decoded: {self._refused}"
         self.track.seconds = Fraction(max(0, self._position), self._rate)
         if self._end is not None:
             self.track.seconds = min(self.track.seconds, self._end)
@@ -94,11 +94,16 @@ class SoundStream:
             yield from self._frames(packet)
 
     def _frames(self, packet: Any | None) -> Iterator[Sound]:
+        if packet is not None and (encrypted := media.encryption(packet)):
+            self._refused = self._refused or encrypted
+            if self.track.began:
+                self.track.stopped = f"{encrypted} at {self._position / self._rate:.2f} s of sound"
+            return
         try:
             frames = self.stream.codec_context.decode(packet)
         except av.error.FFmpegError as error:
             if self.track.began and packet is not None:
-                self.track.damage = f"{media.explain(error)} at {self._position / self._rate:.2f} s of sound"
+                self.track.stopped = f"{media.explain(error)} at {self._position / self._rate:.2f} s of sound"
             elif packet is not None:
                 self._refused = self._refused or media.explain(error)
             return  # what cannot be decoded before the first sound is no part of it
@@ -108,7 +113,7 @@ class SoundStream:
 
     def _hear(self, frame: Any) -> Iterator[Sound]:
         if frame.sample_rate not in SOUND_RATES:
-            self.track.damage = f"sound at {frame.sample_rate} Hz, which no recording has"
+            self.track.stopped = f"sound at {frame.sample_rate} Hz, which no recording has"
             return
         due = Fraction(0) if self._due is None else self._due
         stamp = due if frame.pts is None else frame.pts * frame.time_base
@@ -118,7 +123,7 @@ class SoundStream:
             yield from self._flush()
             gap = stamp - self._origin - Fraction(self._position, self._rate)
             if gap > LONGEST_GAP or (self._due is not None and gap < -SETBACK):
-                self.track.damage = media.jump(self.stream, gap)
+                self.track.stopped = media.jump(self.stream, gap)
                 return
             self._position = round((stamp - self._origin) * self._rate)
             due = stamp
@@ -142,8 +147,8 @@ class SoundStream:
             resampled = self._resampler.resample(frame) if self._resampler else []
         except av.error.FFmpegError as error:
             self._resampler = None
-            self.track.damage = (
-                self.track.damage or f"{media.explain(error)} at {self._position / self._rate:.2f} s of sound"
+            self.track.stopped = (
+                self.track.stopped or f"{media.explain(error)} at {self._position / self._rate:.2f} s of sound"
             )
             return
         for part in resampled:

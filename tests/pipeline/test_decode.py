@@ -185,7 +185,7 @@ def test_a_group_too_long_to_keep_is_decoded_on_the_way(films: Films, monkeypatc
         playback = Playback(counting, grid(3), None)  # type: ignore[arg-type]
         shown = [number_in(event.pixels) for event in playback if isinstance(event, Picture)]
     assert shown == true.every(3)
-    assert counting.most_waiting < 25
+    assert counting.most_waiting < 45  # of which 20 are passed over, and stay undecoded, at the second key frame
 
 
 def test_times_that_show_the_same_frame_share_its_pixels(films: Films) -> None:

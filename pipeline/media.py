@@ -37,6 +37,7 @@ SOUND_RATES = range(1_000, 768_001)  # Hz; a byte at 1 Hz would be a second of s
 CHAIN = "the file is several Ogg files in one, of which only the first is read"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": SELF_CONTAINED_FORMATS}
 _DECODING = {"max_pixels": str(MOST_PIXELS)}
+CHECKED_CODECS = {"flac", "ac3", "eac3", "ffv1"}  # with checksums, which decoders look at only if asked to
 _MISLEADING = {  # what FFmpeg says of damaged files, and what it comes to
     errno.EIO: "Input/output error: what it says of itself makes no sense, or the disk fails",
     errno.ENOMEM: "Cannot allocate memory: what it says of itself makes no sense, or there is too little",
@@ -115,9 +116,10 @@ def open_media(path: str) -> InputContainer:
         raise MediaError("open", "the file ends within its headers") from None
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError("open", explain(error)) from None
-    for stream in container.streams.video:
+    for stream in (*container.streams.video, *container.streams.audio):
         if stream.codec_context is not None:
-            stream.codec_context.options = _DECODING
+            checks = {"err_detect": "crccheck+explode"} if stream.codec_context.name in CHECKED_CODECS else {}
+            stream.codec_context.options = _DECODING | checks
     return container
 
 

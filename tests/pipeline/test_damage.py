@@ -250,6 +250,19 @@ def test_encrypted_streams_fail_and_say_so(tmp_path: Path, scheme: str) -> None:
     assert read_index(str(path)) is None
 
 
+@pytest.mark.parametrize(("name", "codec"), [("sound.mkv", "flac"), ("sound.mp4", "ac3"), ("sound.mkv", "eac3")])
+def test_sound_whose_checksum_is_wrong_ends_there(tmp_path: Path, name: str, codec: str) -> None:
+    """A decoder that is not asked to look at it gives noise, and says nothing."""
+    path = write_media(tmp_path / name, sound=Sound(chirp(4), codec=codec))
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(audio=0) if packet.size]
+    content, packet = bytearray(path.read_bytes()), packets[len(packets) // 2]
+    content[content.index(bytes(packet)) + packet.size // 2] ^= 16
+    path.write_bytes(content)
+    status = statuses(path, {"audio": Audio(16_000, 0.5, 0.5)})["audio"]
+    assert status.status == "truncated" and 1.8 < (status.at or 0) < 2.1
+
+
 # The tracker by itself.
 
 KEY, REFERRED, B = PictureType.I, PictureType.P, PictureType.B

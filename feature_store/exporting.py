@@ -96,7 +96,9 @@ def _export(expert: ExpertReader, video: str) -> Exported:
 
 def _experts(store: FeatureStore, names: Sequence[str] | None) -> dict[str, ExpertInfo]:
     unknown = [name for name in names or () if name not in store]
-    if unknown or not store.experts:
+    if not store.experts:
+        raise StoreError(f"{store.url}: there is no expert in it, so nothing to export")
+    if unknown:
         raise ImportUsageError(f"{store.url}: has no expert {', '.join(unknown)}; it has {', '.join(store.experts)}")
     return {name: store.experts[name] for name in names or store.experts}
 

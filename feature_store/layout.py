@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
-from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 FORMAT = 1
@@ -99,8 +99,8 @@ class ShardRecord:
 class Segment:
     """`videos` consecutive videos cut into shards of `shard_videos`; `digest` says which videos they are."""
 
-    videos: int
-    shard_videos: int
+    videos: PositiveInt
+    shard_videos: PositiveInt
     digest: str
 
 
@@ -199,8 +199,17 @@ def parse_record(content: bytes, where: str | Path) -> ShardRecord:
     """What a complete.json says. Raises StoreError, naming `where` it lies, if it is damaged."""
     try:
         return _record_adapter.validate_python(unseal(json.loads(content), where))
-    except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
-        raise StoreError(f"{where}: damaged ({error})") from None
+    except ValidationError as error:
+        raise StoreError(f"{where}: damaged ({first_problem(error)})") from None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{where}: damaged (no JSON: {error})") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with a document, as a phrase: the field, and what it should be."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}" if where else problem["msg"]
 
 
 def parse_attributes(content: bytes, where: str | Path) -> dict[str, Any]:

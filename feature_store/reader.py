@@ -14,12 +14,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
 import numpy as np
 import zarr
+from pydantic import ConfigDict, Field, PositiveInt, ValidationError
+from pydantic.dataclasses import dataclass as checked
 
 from feature_store.kinds import kind_of
 from feature_store.layout import (
@@ -37,6 +41,7 @@ from feature_store.layout import (
     ShardRecord,
     StoreError,
     VideoStatus,
+    first_problem,
     load_record,
     node_name,
     parse_record,
@@ -49,21 +54,22 @@ from feature_store.places import Place, open_place
 from feature_store.writer import SHARD_NAME, NoMetadata, read_attributes, read_plan
 
 ONE_THREAD = 32_768  # numbers that torch converts without waking other threads
+MAPPED = ("float16", "float32", "float64", "int32", "int64", "uint8")  # types of numbers in stores and indexes
 SHARDS_HELD = 64  # shards of an expert whose files stay mapped
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=ConfigDict(strict=True))
 class ExpertInfo:
     """What a store says of one expert. `identity` is everything that decides the features."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     kind: str
-    dim: int
-    dtype: str
+    dim: PositiveInt
+    dtype: Literal["float16", "float32"]
     weights: str  # "random:<seed>" or the file they came from
-    sampling: Mapping[str, Any]
-    identity: Mapping[str, Any]
-    about: Mapping[str, Any]
+    sampling: dict[str, Any]
+    identity: dict[str, Any]
+    about: dict[str, Any]
 
     @property
     def timed(self) -> bool:
@@ -168,7 +174,7 @@ class ExpertReader:
         shard, number = self._place(video)
         try:
             return self._shard(shard).read(number)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, OverflowError) as error:
             raise self._damaged(shard, error) from error
 
     def records(self, video: str) -> list[dict[str, Any]]:
@@ -182,7 +188,7 @@ class ExpertReader:
         shard, number = self._place(video)
         try:
             return self._shard(shard).records(number)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, OverflowError) as error:
             raise self._damaged(shard, error) from error
 
     def status(self, video: str) -> VideoStatus:
@@ -287,6 +293,11 @@ class Shard:
         self._features, self._times = MappedArray(folder / FEATURES), MappedArray(folder / TIMES)
         offsets = MappedArray(folder / OFFSETS)
         self._offsets: list[int] = offsets.rows(0, offsets.shape[0]).tolist()
+        rows = sum(video.rows for video in self.record.videos)
+        if self._times.shape != (rows, 2) or len(self._features.shape) != 2 or self._features.shape[0] != rows:
+            raise ValueError(f"its arrays do not have the {rows} rows that {COMPLETE} counts")
+        if self._offsets != [0, *accumulate(video.rows for video in self.record.videos)]:
+            raise ValueError(f"{OFFSETS} are not the sums of the videos' rows")
 
     def read(self, number: int) -> Features:
         first, stop = self._offsets[number], self._offsets[number + 1]
@@ -310,16 +321,26 @@ class Shard:
 
 
 class MappedArray:
-    """An array chunked along its first axis only, its chunk files mapped as they are needed."""
+    """An array chunked along its first axis only, its chunk files mapped as they are needed.
+
+    Raises ValueError for metadata of another kind of array: a type of objects, say, would be read as addresses.
+    """
 
     def __init__(self, folder: Path) -> None:
-        metadata = json.loads((folder / "zarr.json").read_bytes())
-        self.shape: tuple[int, ...] = tuple(metadata["shape"])
-        self._dtype = np.dtype(metadata["data_type"])
-        self._chunk: tuple[int, ...] = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+        try:
+            metadata = json.loads((folder / METADATA).read_bytes())
+            self.shape = tuple(map(index, metadata["shape"]))
+            self._chunk = tuple(map(index, metadata["chunk_grid"]["configuration"]["chunk_shape"]))
+            codecs = [codec["name"] for codec in metadata["codecs"]]
+            dtype = metadata["data_type"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(f"{folder.name}/{METADATA} is not the metadata of an array") from None
+        sound = len(self.shape) == len(self._chunk) > 0 and min(self.shape) >= 0 and min(self._chunk) > 0
+        if not sound or dtype not in MAPPED:
+            raise ValueError(f"{folder.name}/{METADATA} tells of {dtype!r} {self.shape} in chunks of {self._chunk}")
+        self._dtype = np.dtype(dtype)
         self._folder = folder
         self._chunks: dict[int, np.ndarray] = {}
-        codecs = [codec["name"] for codec in metadata["codecs"]]
         mappable = codecs in (["bytes", "crc32c"], ["bytes"]) and self._chunk[1:] == self.shape[1:]
         self._unmapped = None if mappable else zarr.open_array(folder, mode="r")
 
@@ -395,11 +416,17 @@ def _experts(place: Place) -> Iterator[ExpertInfo]:
             if any(map(SHARD_NAME.fullmatch, place.children(node))):
                 raise
             continue
-        if node_name(document["expert"]) != node:
-            where = f"{place.url}/{node}"
-            raise StoreError(f"{where}: holds the expert {document['expert']!r}; give the folder its name back")
+        info = _info(document, f"{place.url}/{node}/{METADATA}")
+        if node_name(info.name) != node:
+            raise StoreError(f"{place.url}/{node}: holds the expert {info.name!r}; give the folder its name back")
+        yield info
+
+
+def _info(document: Mapping[str, Any], where: str) -> ExpertInfo:
+    """What the document of an expert says. Raises StoreError, naming `where` it lies, if it lacks something."""
+    try:
         identity = document["identity"]
-        yield ExpertInfo(
+        return ExpertInfo(
             name=document["expert"],
             kind=kind_of(document["expert"], identity),
             dim=identity["dim"],
@@ -409,3 +436,7 @@ def _experts(place: Place) -> Iterator[ExpertInfo]:
             identity=identity,
             about=document["about"],
         )
+    except ValidationError as error:
+        raise StoreError(f"{where}: damaged ({first_problem(error)})") from None
+    except (KeyError, TypeError, AttributeError):
+        raise StoreError(f"{where}: damaged (it does not say how the features were made)") from None

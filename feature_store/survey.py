@@ -154,8 +154,10 @@ def _summarize_shard(place: Place, expert: str, node: str, shard: int) -> _Shard
         if (record["expert"], record["shard"]) != (expert, shard):
             raise StoreError(f"{where}: belongs to shard {record['shard']} of {record['expert']}; {MEND}")
         return _count(record, expert, len(content), place, folder)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{where}: damaged ({error!r}); {MEND}") from None
+    except ValueError as error:
+        raise StoreError(f"{where}: damaged ({error}); {MEND}") from None
+    except (KeyError, TypeError, AttributeError, RecursionError):
+        raise StoreError(f"{where}: damaged (it is not the record of a shard); {MEND}") from None
 
 
 def _count(record: dict[str, Any], expert: str, record_bytes: int, place: Place, folder: str) -> _ShardSummary:
@@ -178,7 +180,10 @@ def _count(record: dict[str, Any], expert: str, record_bytes: int, place: Place,
 
 
 def _failure(expert: str, video: dict[str, Any]) -> Failure:
-    return Failure(video["id"], expert, video.get("stage") or video["status"], video.get("reason") or "")
+    said = video["id"], video.get("stage") or video["status"], video.get("reason") or ""
+    if not all(isinstance(each, str) for each in said):
+        raise ValueError("what it says of a video is no text")
+    return Failure(said[0], expert, *said[1:])
 
 
 def _total(info: ExpertInfo, shards: list[_ShardSummary], videos: int) -> ExpertSummary:

@@ -75,6 +75,11 @@ def verify(path: str | Path, repair: bool = False) -> Verdict:
     damaged: list[Damage] = []
     foreign: list[str] = _strangers(store)
     ids: dict[int, tuple[str, ...]] = {}
+    known = set(map(node_name, store.experts))
+    for node in store.place.children():
+        if node not in known and complete_shards(store.place, node):
+            where = f"{store.url}/{node}"
+            raise StoreError(f"{where}: holds shards, but no {METADATA}: bring it back from a copy, or remove {where}")
     for expert, info in store.experts.items():
         for shard, _ in complete_shards(store.place, node_name(expert)):  # others are pending: done from scratch
             if shard >= len(store.plan):
@@ -122,8 +127,12 @@ def _check(
     except OSError as error:
         broken = [(SHARD, f"it cannot be read: {error}")]
     yield from broken
-    if not broken:
+    if broken:
+        return
+    try:
         yield from _check_arrays(record, folder, info)
+    except (KeyError, TypeError, ValueError) as error:  # zarr's, of files that are as they were written
+        yield SHARD, f"its arrays are not those of a shard: {error}"
 
 
 def _strangers(store: FeatureStore) -> list[str]:

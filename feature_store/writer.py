@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from pydantic import TypeAdapter, ValidationError
 from zarr.codecs import Crc32cCodec
 
 from data_manifests.folder_walk import SYSTEM_NAMES
@@ -40,6 +41,7 @@ from feature_store.layout import (
     digest_of,
     dump_record,
     file_digest,
+    first_problem,
     node_name,
     parse_attributes,
     parse_record,
@@ -143,12 +145,12 @@ class StoreWriter:
             document = {"expert": name, "identity": identity, "about": {**about, **made}}
             self._write_expert(name, node, _group(document))
         else:
-            if there["expert"] != name:  # on a disk to which capitals and small letters are the same
+            if there.get("expert") != name:  # on a disk to which capitals and small letters are the same
                 raise StoreError(
-                    f"{self.place.url}: expert {there['expert']!r} lies where {name!r} would, since this disk does not "
+                    f"{self.place.url}: expert {there.get('expert')!r} lies where {name!r} would, since this disk does not "
                     "tell capitals from small letters: store it under another name with --as NAME"
                 )
-            stored = there["identity"]
+            stored = there.get("identity", {})
             changed = differences({**stored, "kind": kind_of(name, stored)}, identity)
             identity = stored  # shards name its digest; 16 and 16.0 are equal, but their digests are not
             if changed:
@@ -398,11 +400,20 @@ def read_plan(store: Place | str | Path) -> ShardPlan:
     """The shard plan of a store; raises StoreError if there is none or it is of another format."""
     place = store if isinstance(store, Place) else open_place(store)
     document = read_attributes(place)
-    if document.get("format") != FORMAT:
-        raise StoreError(f"{place.url}: is of format {document.get('format')}; this version reads format {FORMAT}")
-    if "segments" not in document:
+    if "expert" in document:
+        raise StoreError(f"{place.url}: is the folder of an expert; name the store, the folder that it lies in")
+    format = document.get("format")
+    if isinstance(format, int) and format > FORMAT:
+        raise StoreError(f"{place.url}: is of format {format}, and this version reads {FORMAT}: update Reelcache")
+    if format != FORMAT or "segments" not in document:
         raise StoreError(f"{place.url}: is no feature store, but something else, such as an index of moments")
-    return ShardPlan(tuple(Segment(**segment) for segment in document["segments"]))
+    try:
+        return ShardPlan(_segments_adapter.validate_python(document["segments"]))
+    except ValidationError as error:
+        raise StoreError(f"{place.url}/{METADATA}: its shard plan is damaged ({first_problem(error)})") from None
+
+
+_segments_adapter = TypeAdapter(tuple[Segment, ...])
 
 
 class NoMetadata(StoreError):
@@ -415,7 +426,8 @@ def read_attributes(place: Place, node: str = "") -> dict[str, Any]:
     try:
         content = place.read(name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise NoMetadata(f"{f'{place.url}/{node}'.rstrip('/')}: there is no feature store") from None
+        where = f"{place.url}/{node}" if node else place.url
+        raise NoMetadata(f"{where}: there is no feature store") from None
     return parse_attributes(content, f"{place.url}/{name}")
 
 

@@ -92,5 +92,5 @@ def test_a_store_of_a_later_format_is_refused(tmp_path: Path) -> None:
     metadata["attributes"]["reelcache"] = reseal({**metadata["attributes"]["reelcache"], "format": 2})
     (tmp_path / "zarr.json").write_text(json.dumps(metadata))
     for use in (FeatureStore, write_store, verify):
-        with pytest.raises(StoreError, match="of format 2; this version reads format 1"):
+        with pytest.raises(StoreError, match="of format 2, and this version reads 1: update Reelcache"):
             use(tmp_path)

@@ -18,9 +18,9 @@ from timm.data import resolve_data_config
 from torch import Tensor
 
 from extractors.images import Normalize, center_crop, resize_antialiased, short_side
-from extractors.sampling import Frames
+from extractors.sampling import FASTEST, Frames
 from extractors.spec import ExpertError, Network, Weights, WeightsFile, channels_last
-from extractors.weights import HubFile, find_file, unreadable
+from extractors.weights import HubFile, find_file, unreadable, why
 
 TIMM_PREFIX = "timm:"
 DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8})[0-9a-f]*\.[a-z.]+$")  # torch's custom: resnet18-5c106cde.pth
@@ -40,8 +40,8 @@ class TimmExpert:
     kind = "appearance"
 
     def __post_init__(self) -> None:
-        if not 0 < self.every < inf:
-            raise ExpertError(f"{self.name}: every must be above 0 seconds, not {self.every}")
+        if not 1 / FASTEST <= self.every < inf:
+            raise ExpertError(f"{self.name}: every must be at least {1 / FASTEST} seconds, not {self.every}")
 
     @property
     def name(self) -> str:
@@ -97,14 +97,14 @@ class TimmExpert:
     def pretrained(self, folder: Path, fetch: bool) -> Network:
         [published] = self.weights.files
         named = folder / f"{self.model}.safetensors"
-        converted = named.name != published.name and named.exists()
+        converted = named.name != published.name and named.is_file()
         file = named if converted else find_file(published, folder, fetch)
         try:
             # With its classifier: without one, timm takes a file that lacks parameters and leaves them random.
             overlay = {"file": str(file), "custom_load": False}
             model = timm.create_model(self.model, pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as error:  # whatever a damaged or hostile file sets off
-            raise unreadable(file, published, f"{type(error).__name__}: {error}") from error
+            raise unreadable(file, published, why(error)) from error
         if self.cfg.num_classes:
             model.reset_classifier(0)
         return TimmNetwork(model, **self.preprocessing())

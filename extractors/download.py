@@ -189,7 +189,8 @@ class _Transfer:
         if have and not fits and answer.status_code in (206, 416):
             self.drop()
             raise _Broken("the server has another part than asked for")
-        answer.raise_for_status()
+        if not (fits or answer.status_code == 200):
+            raise DownloadError(f"the server answers {answer.status_code} {answer.reason}")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
             raise DownloadError("the server, or something in between, sends a web page instead of the file")
         start = have if fits else 0
@@ -208,10 +209,16 @@ class _Transfer:
                 show(file.tell(), total)
         if total is not None and self.size < total:
             raise _Broken(f"the connection broke off after {self.size} of {total} bytes")
+        if not self.size:
+            raise DownloadError("the server sends an empty file")
 
 
 def _said(error: Exception) -> str:
     """An error in a phrase; of a connection that failed, why, without the objects that say so."""
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke off"
+    if isinstance(error, requests.exceptions.InvalidSchema):
+        return f"the server sends on to another kind of address, and only http and https ones are fetched ({error})"
     cause = getattr(error.args[0] if error.args else None, "reason", None) or error
     reason = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(cause))
     return f"{type(error).__name__}: {reason}"

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from extractors.images import stacks
-from extractors.sampling import Frames
+from extractors.sampling import FASTEST, Frames
 from extractors.spec import ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile, channels_last
 from extractors.weights import he_init, load_published
 
@@ -57,8 +57,8 @@ class Face:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.every < inf or self.min_face < 12:
-            raise ExpertError(f"{self}: every must be above 0 seconds, and min_face at least 12 pixels")
+        if not 1 / FASTEST <= self.every < inf or self.min_face < 12:
+            raise ExpertError(f"{self}: every must be at least {1 / FASTEST} seconds, and min_face at least 12 pixels")
 
     @property
     def samples(self) -> Frames:

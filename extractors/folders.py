@@ -23,6 +23,7 @@ from extractors.weights import (
     present,
     torch_copy,
     weights_folder,
+    why,
 )
 
 HUB_BLOBS = "models--*/blobs/*"  # where the hub's client keeps files, each named by its digest
@@ -116,6 +117,8 @@ def fetch_weights(
     `problem` says why. `tell` hears of each file as it is done.
     """
     folder = Path(to) if to else weights_folder()
+    if folder.exists() and not folder.is_dir():
+        raise WeightsError(f"{folder}: is a file; name a folder for the weights")
     chosen = [find_expert(expert) if isinstance(expert, str) else expert for expert in experts]
     results = []
     for expert in chosen:
@@ -125,7 +128,8 @@ def fetch_weights(
                 path = find_file(file, folder, fetch=True) if folder == cache_folder() else fill(file, folder)
                 result = FetchedFile(expert.name, file.name, license, path=str(path))
             except (WeightsError, OSError) as error:
-                result = FetchedFile(expert.name, file.name, license, problem=str(error))
+                problem = str(error) if isinstance(error, WeightsError) else why(error)
+                result = FetchedFile(expert.name, file.name, license, problem=problem)
             results.append(result)
             tell(result)
     return results

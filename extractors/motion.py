@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -17,7 +16,7 @@ from extractors import c3d
 from extractors.i3d import DIM as I3D_DIM
 from extractors.i3d import InceptionI3D
 from extractors.images import Normalize, center_crop, resize_plain, short_side
-from extractors.sampling import Clips
+from extractors.sampling import FASTEST, LONGEST_CLIP, Clips
 from extractors.spec import ExpertError, Network, Weights, WeightsFile
 from extractors.weights import he_init, load_published
 
@@ -44,10 +43,11 @@ class CroppedClips:
     shortest: ClassVar[int] = 1  # frames that the network can do with
 
     def __post_init__(self) -> None:
-        if self.length < self.shortest or not 0 < self.fps < inf or self.hop < 1 or not 32 <= self.crop <= self.resize:
+        sound = self.shortest <= self.length <= LONGEST_CLIP and 0 < self.fps <= FASTEST and self.hop >= 1
+        if not sound or not 32 <= self.crop <= self.resize:
             raise ExpertError(
-                f"{self}: length must be at least {self.shortest}, fps above 0, hop at least 1, "
-                "and resize >= crop >= 32"
+                f"{self}: length must be from {self.shortest} to {LONGEST_CLIP}, fps above 0 and at most {FASTEST:g}, "
+                "hop at least 1, and resize >= crop >= 32"
             )
 
     @property
@@ -213,8 +213,8 @@ class C3D:
     def __post_init__(self) -> None:
         if self.layer not in c3d.LAYERS:
             raise ExpertError(f"c3d.layer is {self.layer!r}; it must be {' or '.join(c3d.LAYERS)}")
-        if not 0 < self.fps < inf or self.hop < 1:
-            raise ExpertError(f"{self}: fps must be above 0 and hop at least 1")
+        if not 0 < self.fps <= FASTEST or self.hop < 1:
+            raise ExpertError(f"{self}: fps must be above 0 and at most {FASTEST:g}, and hop at least 1")
 
     @property
     def samples(self) -> Clips:

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 from extractors.checkpoints import fill, state_of
 from extractors.images import stacks
-from extractors.sampling import Frames
+from extractors.sampling import FASTEST, Frames
 from extractors.spec import PLACE, ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile, channels_last
-from extractors.weights import find_file, unreadable
+from extractors.weights import find_file, unreadable, why
 from extractors.words import WordVectors, find_word_vectors
 
 TEXT_HEIGHT = 64  # pixels at which a text is read
@@ -69,8 +69,10 @@ class OCR:
     name = "ocr"
 
     def __post_init__(self) -> None:
-        if not 0 < self.every < inf or self.canvas < 32 or not 0 <= self.least <= 1:
-            raise ExpertError(f"{self}: every must be above 0 seconds, canvas at least 32, and least from 0 to 1")
+        if not 1 / FASTEST <= self.every < inf or self.canvas < 32 or not 0 <= self.least <= 1:
+            raise ExpertError(
+                f"{self}: every must be at least {1 / FASTEST} seconds, canvas at least 32, and least from 0 to 1"
+            )
         open_reader(self.languages)  # an unknown language is told of now
 
     @property
@@ -137,7 +139,10 @@ def open_reader(languages: str) -> tuple[easyocr.Reader, str, dict[str, Any]]:
                 recognizer=False,
                 verbose=False,
             )
-        except (ValueError, OSError) as error:  # OSError: a language whose letters EasyOCR does not bring along
+        except ValueError as error:  # of its arguments, one is the languages that it does not know
+            problem = " ".join(", ".join(sorted(each)) if isinstance(each, set) else str(each) for each in error.args)
+            raise ExpertError(f"ocr.languages is {languages!r}: {problem}") from None
+        except OSError as error:  # a language whose letters EasyOCR does not bring along
             raise ExpertError(f"ocr.languages is {languages!r}: {error}") from None
         finally:
             sys.path[:] = path  # to which it adds the folder
@@ -165,7 +170,7 @@ def load_zipped(network: nn.Module, file: WeightsFile, model: Mapping[str, Any],
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         fill(network, state_of(state, network.state_dict().keys()))
     except Exception as error:  # whatever a damaged or hostile file sets off
-        raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
+        raise unreadable(path, file, why(error)) from error
 
 
 def _unzip(path: Path, name: str) -> bytes:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+FASTEST = 1000.0  # samples a second that can be asked for; videos have fewer frames
+LONGEST_CLIP = 1024  # frames, all of which are in memory at once
+
 
 def exact(seconds: float) -> Fraction:
     """The decimal number that was written: 0.1 is a tenth, not the double next to it."""

@@ -15,9 +15,9 @@ from torch import Tensor
 from extractors.appearance import TimmNetwork
 from extractors.checkpoints import fill, state_of
 from extractors.python2 import load_checkpoint
-from extractors.sampling import Frames
+from extractors.sampling import FASTEST, Frames
 from extractors.spec import ExpertError, Network, Weights, WeightsFile
-from extractors.weights import find_file, unreadable
+from extractors.weights import find_file, unreadable, why
 
 # Older torchvision wrote "denselayer1.norm.1.weight" for what now is "denselayer1.norm1.weight".
 OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
@@ -48,8 +48,8 @@ class DenseNetPlaces:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.every < inf:
-            raise ExpertError(f"{self.name}: every must be above 0 seconds, not {self.every}")
+        if not 1 / FASTEST <= self.every < inf:
+            raise ExpertError(f"{self.name}: every must be at least {1 / FASTEST} seconds, not {self.every}")
 
     @property
     def samples(self) -> Frames:
@@ -77,7 +77,7 @@ class DenseNetPlaces:
             names = model.state_dict().keys()
             fill(model, todays_names(state_of(load_checkpoint(path), names)))
         except Exception as error:  # whatever a damaged or hostile file sets off
-            raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
+            raise unreadable(path, file, why(error)) from error
         return TimmNetwork(model, **self.preprocessing())
 
 

@@ -22,7 +22,7 @@ from torch.nn.functional import layer_norm
 
 from extractors.sampling import Audio
 from extractors.spec import PLACE, ExpertError, Finder, Finding, TimedSample, Weights, WeightsFile
-from extractors.weights import find_file, unreadable
+from extractors.weights import find_file, unreadable, why
 from extractors.words import WordVectors, find_word_vectors
 
 RATE = 16_000  # Hz
@@ -105,7 +105,7 @@ class Speech:
         try:  # torchaudio's own loader finds the file there, and mends what its publisher named in another way
             network = bundle.get_model(dl_kwargs={"model_dir": str(path.parent), "weights_only": True})
         except Exception as error:  # whatever a damaged or hostile file sets off
-            raise unreadable(path, published, f"{type(error).__name__}: {error}") from error
+            raise unreadable(path, published, why(error)) from error
         # where torchaudio normalises the sound, it does so over all windows of a batch: here it is done to each
         return self._finder(network.model if bundle._normalize_waveform else network)
 

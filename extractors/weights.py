@@ -86,6 +86,9 @@ def load_expert(expert: Expert, weights: str = PRETRAINED, seed: int = 0) -> Loa
         network = expert.pretrained(folder, fetch).eval()
     except WeightsMissing as error:
         raise WeightsMissing(f"{error}\n{how_to_get(expert, folder, fetch)}") from error
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(f"weights of {expert.name} in {folder}: {name} holds numbers that are not finite")
     return Loaded(network, expert.weights.source, state_digest(network))
 
 
@@ -97,6 +100,8 @@ def find_file(file: WeightsFile, folder: Path, fetch: bool) -> Path:
     folder is the user's, and its files are taken as they are; `verify_weights` checks those.
     """
     if path := present(file, folder):
+        if path.is_dir():
+            raise unreadable(path, file, "it is a folder")
         if fetch and (damage := fault(file, path, folder)):
             raise unreadable(path, file, damage)
         return path
@@ -116,8 +121,7 @@ def find_file(file: WeightsFile, folder: Path, fetch: bool) -> Path:
             note_digest(folder, file.name, digest)
         return folder / file.name
     except Exception as error:  # clients raise types of many libraries; all mean: no weights
-        kind = "" if isinstance(error, DownloadError) else f"{type(error).__name__}: "
-        raise missing(file, folder, f"{kind}{error}") from error
+        raise missing(file, folder, str(error) if isinstance(error, DownloadError) else why(error)) from error
 
 
 def present(file: WeightsFile, folder: Path) -> Path | None:
@@ -168,6 +172,8 @@ def known_digest(file: WeightsFile, path: Path, folder: Path) -> str:
 
 def fault(file: WeightsFile, path: Path, folder: Path) -> str:
     """What is wrong with a file's content, "" if nothing is or could be known."""
+    if path.is_dir():
+        return "it is a folder"
     known = known_digest(file, path, folder)
     if known and not (digest := file_digest(path)).startswith(known):
         return f"it is damaged or another file: its SHA-256 begins with {digest[: len(known)]}, not with {known}"
@@ -177,7 +183,10 @@ def fault(file: WeightsFile, path: Path, folder: Path) -> str:
 def noted_digests(folder: Path) -> dict[str, str]:
     """The digests that a folder of weights notes of its files, by their names."""
     notes = folder / DIGESTS
-    lines = notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []
+    try:
+        lines = notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []
+    except UnicodeDecodeError:
+        raise WeightsError(f"{notes}: is no text, so it is damaged: delete it, and fetch the files anew") from None
     return {match[2]: match[1] for line in lines if (match := re.fullmatch(r"([0-9a-f]{64}) [ *]([^/]+)", line))}
 
 
@@ -207,7 +216,7 @@ def load_published(
         state = state_of(torch.load(path, map_location="cpu", weights_only=True), network.state_dict().keys())
         fill(network, rename(state) if rename else state)
     except Exception as error:  # whatever a damaged or hostile file sets off
-        raise unreadable(path, file, f"{type(error).__name__}: {error}") from error
+        raise unreadable(path, file, why(error)) from error
 
 
 def missing(file: WeightsFile, folder: Path, reason: str) -> WeightsMissing:
@@ -236,6 +245,16 @@ def texts(expert: Expert) -> Iterator[tuple[str, str]]:
         chosen = isinstance(value, str) and option.metadata != PLACE and value != option.default
         if chosen and option.name not in ("model", "alias"):
             yield option.name, value
+
+
+def why(error: Exception) -> str:
+    """What a library found wrong with a file, in a phrase."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, EOFError):
+        return "it is empty or cut off"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text if isinstance(error, KeyError | ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def unreadable(path: Path, file: WeightsFile, reason: str) -> WeightsError:

@@ -57,8 +57,9 @@ def writing_npy(folder: Path, experts: Mapping[str, ExpertInfo]) -> Iterator[Add
         for name, found in experts.items():
             if len(found.features.values):
                 place = folder / safe_name(name) / safe_name(video)
-                np.save(f"{place}.npy", found.features.values)
-                np.save(f"{place}{TIMES}", found.features.times)
+                # np.save on a file would say "6 requested and 0 written" where a disk is full
+                Path(f"{place}.npy").write_bytes(_npy(found.features.values))
+                Path(f"{place}{TIMES}").write_bytes(_npy(found.features.times))
                 if found.records is not None:
                     Path(f"{place}{RECORDS}").write_text(_json(found.records), encoding="utf-8")
 
@@ -71,9 +72,11 @@ def writing_hdf5(folder: Path, experts: Mapping[str, ExpertInfo]) -> Iterator[Ad
     import h5py  # here, since most commands on a store do without it
 
     files: dict[str, Any] = {}
+    disk: list[HDF5Disk] = []
     try:
         for name, info in experts.items():
-            files[name] = h5py.File(folder / f"{safe_name(name)}.h5", "w", track_order=True)
+            disk.append(HDF5Disk(folder / f"{safe_name(name)}.h5"))
+            files[name] = h5py.File(disk[-1], "w", track_order=True)
             documents = {"provenance": json.dumps(dict(info.identity)), "about": json.dumps(dict(info.about))}
             files[name].attrs.update({"expert": name, **documents})
 
@@ -85,11 +88,43 @@ def writing_hdf5(folder: Path, experts: Mapping[str, ExpertInfo]) -> Iterator[Ad
                 if found.records is not None:
                     lines = [_json(record) for record in found.records]
                     group.create_dataset("records", data=lines, dtype=h5py.string_dtype())
+            for written in disk:
+                written.check()
 
         yield add
     finally:
         for file in files.values():
             file.close()
+        for written in disk:
+            written.close()
+    for written in disk:
+        written.check()
+
+
+class HDF5Disk(io.FileIO):
+    """A file that HDF5 writes to. Its library crashes where a write fails, so `check` raises that error later."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), "w+")
+        self._failed: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while self._failed is None and len(left):
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._failed = OSError(error.errno, error.strerror, self.name)
+        return size
+
+    def flush(self) -> None:
+        """Nothing waits in this process; h5py wants the method."""
+
+    def check(self) -> None:
+        """Raise the error of the first write that failed, if one did."""
+        if self._failed:
+            raise self._failed
 
 
 @contextmanager

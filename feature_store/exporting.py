@@ -16,6 +16,7 @@ from feature_store.foreign.npy import INDEX
 from feature_store.foreign.source import ImportUsageError
 from feature_store.foreign.survey import Show
 from feature_store.layout import StoreError, replace_file
+from feature_store.places import naming
 from feature_store.reader import ExpertInfo, ExpertReader, FeatureStore, unknown_video
 
 MAKER = "reelcache export"
@@ -66,20 +67,21 @@ def export_features(
         raise ImportUsageError(f"format {format!r}: must be one of {', '.join(WRITERS)}")
     ids = _videos(opened, list(chosen), videos)
     _clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    index: dict[str, Any] = {"made_by": MAKER, "format": format, "complete": False, "experts": _about(chosen)}
-    _write_index(folder, index)
-    rows = dict.fromkeys(chosen, 0)
-    with WRITERS[format](folder, chosen) as add:
-        for number, video in enumerate(ids, 1):
-            exported = {name: _export(opened[name], video) for name in chosen if video in opened[name]}
-            add(video, exported)
-            for name, found in exported.items():
-                rows[name] += len(found.features.values)
-                index["experts"][name]["videos"].append(status_document(found.features.status))
-            if show is not None:
-                show("exporting", number, len(ids))
-    _write_index(folder, {**index, "complete": True})
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        index: dict[str, Any] = {"made_by": MAKER, "format": format, "complete": False, "experts": _about(chosen)}
+        _write_index(folder, index)
+        rows = dict.fromkeys(chosen, 0)
+        with WRITERS[format](folder, chosen) as add:
+            for number, video in enumerate(ids, 1):
+                exported = {name: _export(opened[name], video) for name in chosen if video in opened[name]}
+                add(video, exported)
+                for name, found in exported.items():
+                    rows[name] += len(found.features.values)
+                    index["experts"][name]["videos"].append(status_document(found.features.status))
+                if show is not None:
+                    show("exporting", number, len(ids))
+        _write_index(folder, {**index, "complete": True})
     return ExportSummary(format, str(folder), len(ids), rows)
 
 

@@ -137,6 +137,8 @@ def node_name(expert: str) -> str:
     """The name of an expert's folder: its own name with what could leave the store escaped, and cut if long."""
     if not expert:
         raise StoreError("an expert must have a name")
+    if any("\ud800" <= char <= "\udfff" for char in expert):
+        raise StoreError(f"{expert!a} can be no expert's name: it is no Unicode text")
     escaped = quote(expert, safe=":@+=,-._")
     if escaped.startswith((".", "__")) or escaped == "zarr.json":  # "..", hidden files, names that Zarr keeps
         escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"

@@ -259,7 +259,7 @@ class ExpertReader:
 
     def _damaged(self, shard: int, error: Exception) -> Exception:
         """What to raise for an error in reading a shard: not all of them are its own fault."""
-        if isinstance(error, NotFetched | StoreError):
+        if isinstance(error, NotFetched | StoreError | PermissionError):
             return error
         return StoreError(f"{self._where}/{shard_name(shard)}: damaged ({error}); {MEND}")
 

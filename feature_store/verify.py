@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def verify(path: str | Path, repair: bool = False) -> Verdict:
 
     Finds any changed or missing byte in a shard's files, offsets and ids that contradict each other or the other
     experts, and values that are not finite. Files that do not belong there are named, and left. Raises StoreError
-    if the store's or an expert's own metadata cannot be read.
+    if the store's or an expert's own metadata cannot be read, PermissionError if a file may not be read.
     """
     store = FeatureStore(path)
     checked = 0
@@ -106,6 +107,8 @@ def _check(
     try:
         content = (folder / COMPLETE).read_bytes()
         record = parse_record(content, where)
+    except PermissionError:  # says nothing of the content; repair must not drop it
+        raise
     except (StoreError, OSError) as error:
         yield COMPLETE, str(error)
         return
@@ -124,6 +127,8 @@ def _check(
         yield COMPLETE, "its video ids are not those of the other experts"
     try:
         broken = list(_check_files(record, folder))
+    except PermissionError:
+        raise
     except OSError as error:
         broken = [(SHARD, f"it cannot be read: {error}")]
     yield from broken
@@ -157,7 +162,13 @@ def _beside(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """The files below a folder, by their paths within it. Raises OSError for a folder that cannot be listed."""
+    paths = (Path(place, name) for place, _, names in os.walk(folder, onerror=_raise) for name in names)
+    return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _check_files(record: ShardRecord, folder: Path) -> Iterator[tuple[str, str]]:

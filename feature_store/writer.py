@@ -75,11 +75,14 @@ class StoreWriter:
     def __init__(self, store: str | Path, holder: str | None = None) -> None:
         self.place = open_place(store)
         self.holder = holder or new_holder()
-        if isinstance(self.place, LocalPlace) and self.place.root.exists() and not self.place.root.is_dir():
-            raise StoreError(f"{store} is a file; a store is a folder")
+        if isinstance(self.place, LocalPlace):
+            root = self.place.root
+            nearest = next((path for path in (root, *root.parents) if path.exists()), root)
+            if nearest.exists() and not nearest.is_dir():
+                raise StoreError(f"{nearest} is a file; a store is a folder")
         there = self.place.children()
         if METADATA not in there and any(map(_foreign, there)):
-            raise StoreError(f"{store} holds other things; name a new folder for the store")
+            raise StoreError(f"{self.place.url} holds other things; name a new folder for the store")
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -147,8 +150,8 @@ class StoreWriter:
         else:
             if there.get("expert") != name:  # on a disk to which capitals and small letters are the same
                 raise StoreError(
-                    f"{self.place.url}: expert {there.get('expert')!r} lies where {name!r} would, since this disk does not "
-                    "tell capitals from small letters: store it under another name with --as NAME"
+                    f"{self.place.url}: expert {there.get('expert')!r} lies where {name!r} would, since this disk does "
+                    "not tell capitals from small letters: store it under another name with --as NAME"
                 )
             stored = there.get("identity", {})
             changed = differences({**stored, "kind": kind_of(name, stored)}, identity)

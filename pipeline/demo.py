@@ -29,12 +29,13 @@ def run_demo(console: Console, folder: Path, videos: int) -> None:
 
     store = folder / "corpus.zarr"
     console.rule("2. its features", align="left")
-    console.print(f"$ reelcache extract {manifest} {store} --preset demo --weights random", highlight=False)
+    words = ["extract", str(manifest), str(store), "--preset", "demo", "--weights", "random"]
+    _show_command(console, words)
     summary = extract(manifest, store, find_preset("demo"), weights="random", show=Progress(console).showing)
     show_summary(console, summary)
 
     console.rule("3. what is in the store", align="left")
-    console.print(f"$ reelcache status {store}", highlight=False)
+    _show_command(console, ["status", str(store)])
     show_status(console, summarize(store))
     _show_features(console, FeatureStore(store))
 
@@ -73,8 +74,12 @@ def _command(console: Console, *arguments: str | Path) -> None:
     from pipeline.cli import app
 
     words = list(map(str, arguments))
-    console.print(f"$ reelcache {shlex.join(words)}", highlight=False, markup=False, soft_wrap=True)
+    _show_command(console, words)
     app(words, standalone_mode=False)
+
+
+def _show_command(console: Console, words: list[str]) -> None:
+    console.print(plain(f"$ reelcache {shlex.join(words)}"), soft_wrap=True)
 
 
 def _first_of_each(path: Path, kind: type[Row], count: int) -> list[Row]:

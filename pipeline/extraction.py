@@ -138,7 +138,7 @@ def extract(
             each saying what to change. OSError if the disk gives out, WorkerLost if processes die again
             and again, KeyboardInterrupt after Ctrl-C; what is complete stays.
     """
-    _check(precision, dtype, decoder, time_limit, memory_limit, workers, scheduler)
+    _check(precision, dtype, decoder, time_limit, memory_limit, workers, scheduler, seed)
     _check_positive(shard_videos=shard_videos, decoders=decoders, batch_size=batch_size, workers=workers)
     manifest = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
     named = _named(experts, names or {})
@@ -350,6 +350,8 @@ def _named(experts: Sequence[str | Expert], names: Mapping[str, str]) -> tuple[t
     stored = [names.get(expert.name, expert.name) for expert in chosen]
     if len(set(stored)) < len(stored) or not stored:
         raise ExtractError(f"experts must be named, and each once: {', '.join(stored) or 'none given'}")
+    for name in stored:
+        node_name(name)  # raises StoreError for one that no folder can have
     return tuple(zip(stored, chosen, strict=True))
 
 
@@ -361,6 +363,7 @@ def _check(
     memory_limit: float | None,
     workers: int | None,
     scheduler: str | None,
+    seed: int,
 ) -> None:
     for setting, value, choice in (
         ("precision", precision, tuple(PRECISIONS)),
@@ -373,6 +376,10 @@ def _check(
         raise ExtractError(f"time_limit {time_limit}: must be more than 0 seconds")
     if memory_limit is not None and not memory_limit > 0:
         raise ExtractError(f"memory_limit {memory_limit}: must be more than 0 GB")
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise ExtractError(f"seed {seed}: must be a number of 64 bits")
+    if scheduler == "":
+        raise ExtractError("scheduler is empty: name its address, e.g. tcp://10.0.0.1:8786, or leave it out")
     if workers and scheduler:
         raise ExtractError("workers begins a cluster, and scheduler joins one: say which of the two")
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from feature_store.places import naming
 from pipeline.work import Outcome
 
 Listener = Callable[[dict[str, Any]], None]
@@ -31,10 +32,12 @@ class RunLog:
         document = {"time": now, "run": self._run, "event": event, **about}
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            line = json.dumps(document, ensure_ascii=False).encode() + b"\n"
+            # Names of files need not be Unicode text; what is no text of them is escaped, which JSON can be.
+            line = json.dumps(document, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # less the umask
             try:
-                os.write(file, line)  # in one piece, so that runs that share a log do not mix their lines
+                with naming(self.path):
+                    os.write(file, line)  # in one piece, so that runs that share a log do not mix their lines
             finally:
                 os.close(file)
         if self._listener:

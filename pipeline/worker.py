@@ -314,9 +314,13 @@ def _device(job: Job) -> torch.device:
     try:
         device = torch.device(found if job.device == "auto" else job.device)
     except RuntimeError:
-        raise ExtractError(f"device {job.device!r}: must be auto, cpu, cuda or cuda:<number>") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ExtractError(f"device {job.device!r}: must be auto, cpu, cuda or cuda:<number>")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ExtractError(f"device {job.device!r}: torch sees no CUDA device here; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ExtractError(f"device {job.device!r}: torch sees {torch.cuda.device_count()} CUDA devices here")
     if device.type == "cuda" and device.index is None and job.sharers > 1:
         return torch.device("cuda", job.lane % torch.cuda.device_count())
     return device

@@ -15,6 +15,7 @@ from command import reelcache
 from corpora import QUICK_OPTIONS, make_corpus
 
 ROOT = Path(__file__).parents[1]
+EXTRACT = ["extract", "corpus.jsonl", "new.zarr", "--weights", "random"]
 EXPERTS = ["--experts", "timm:test_resnet,s3d,vggish", *QUICK_OPTIONS, "--weights", "random"]
 
 
@@ -110,7 +111,21 @@ def test_damage_is_found_dropped_and_made_good(folder: Path, monkeypatch: pytest
         (["extract", "corpus.jsonl", "new.zarr", "--experts", "vggish", "--weights", "./none"], 1, "none"),
         (["extract", "missing.jsonl", "new.zarr", "--experts", "s3d", "--weights", "random"], 1, "missing.jsonl"),
         (["extract", "bad.jsonl", "new.zarr", "--experts", "s3d", "--weights", "random"], 1, "bad.jsonl:2: path"),
+        ([*EXTRACT, "--experts", "s3d", "--as", "a", "--as", "b"], 2, "has the name 'a' already"),
+        ([*EXTRACT, "--experts", "s3d", "--set", "s3d.length=1e9"], 2, "from 5 to 1024"),
+        ([*EXTRACT, "--experts", "s3d", "--set", "s3d.fps=1e9"], 2, "at most 1000"),
+        ([*EXTRACT, "--experts", "resnet152", "--set", "resnet152.every=1e-9"], 2, "at least 0.001 seconds"),
+        ([*EXTRACT, "--experts", "ocr", "--set", "ocr.languages=xx"], 2, "'xx': xx is not supported"),
+        ([*EXTRACT, "--experts", "[red]x"], 2, "'[red]x'"),
+        (["extract", "corpus.jsonl", "corpus.jsonl/x", *EXPERTS], 1, "corpus.jsonl is a file; a store is a folder"),
+        (["extract", "corpus.jsonl", "videos", *EXPERTS], 1, "videos holds other things"),
         (["status", "nowhere.zarr"], 1, "nowhere.zarr"),
+        (["status", "/"], 1, "/: there is no feature store"),
+        (["inspect", "corpus.zarr/s3d", "v0"], 1, "name the store"),
+        (["weights", "verify", "corpus.jsonl"], 1, "corpus.jsonl: there is no such folder of weights"),
+        (["weights", "fetch", "s3d", "--to", "corpus.jsonl"], 1, "corpus.jsonl: is a file; name a folder"),
+        (["export", "corpus.zarr", "-o", "corpus.jsonl", "--format", "npy"], 1, "corpus.jsonl"),
+        (["embed-text", "corpus.zarr", "s3d"], 1, "has no texts"),
         (["manifest", "build", "nothing/", "-o", "x.jsonl"], 1, "no videos"),
         (["frobnicate"], 2, "No such command"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -73,6 +74,26 @@ def test_every_error_of_every_package_ends_a_command_with_the_documented_code(
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied")])
 def test_a_disk_that_fails_ends_a_command_with_1(error: OSError) -> None:
     assert ending(error) == NOT_COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device: make room, then run the same"),
+        (OSError(28, "No space left on device"), "error: No space left on device: make room"),
+        (FileExistsError(17, "File exists", "a"), "a: File exists, and is no folder"),
+        (NotADirectoryError(20, "Not a directory", b"a/b"), "a/b: Not a directory: a part of this path is a file"),
+        (FileNotFoundError(2, "No such file or directory", "a"), "error: a: No such file or directory"),
+        (PermissionError(13, "Permission denied", Path("a\x1b[1mb")), "error: a\\x1b[1mb: Permission denied"),
+        (OSError("3 requested and 0 written"), "error: 3 requested and 0 written"),
+    ],
+    ids=str,
+)
+def test_an_error_of_the_system_names_the_file_and_what_helps(
+    error: OSError, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending(error)
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bug", [ValueError("shapes differ"), KeyError("s3d"), RuntimeError("no such device")])

@@ -37,7 +37,7 @@ def test_published_features_become_a_store_that_every_command_reads() -> None:
         "resnet152": "imported:bigfile",
         "s3d": "imported:mmt-h5",
     }
-    assert document("verify", "msrvtt.zarr") == {"checked": 2, "damaged": []}
+    assert document("verify", "msrvtt.zarr") == {"checked": 2, "damaged": [], "foreign": []}
     assert document("inspect", "msrvtt.zarr", "video10")["resnet152"]["times"] == [[0.0, 0.5]]  # type: ignore[index]
 
 

@@ -271,6 +271,18 @@ def test_a_folder_that_is_none_is_told(publisher: Publisher) -> None:
     assert "there is no such folder" in reelcache("weights", "verify", "nowhere", code=1).stderr
 
 
+def test_notes_of_digests_that_are_no_text_are_told(publisher: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box" / "SHA256SUMS").write_bytes(b"\xff\xfe\x00")
+    assert "box/SHA256SUMS: is no text" in reelcache("weights", "verify", "box", code=1).stderr
+
+
+def test_a_folder_in_a_files_place_is_damage(publisher: Publisher, tmp_path: Path) -> None:
+    (tmp_path / "box" / "s3d.pth").mkdir(parents=True)
+    found = document("weights", "verify", "box", code=1)
+    assert found["damaged"] == [{"file": "s3d.pth", "reason": "it is a folder"}]
+
+
 def test_notes_of_digests_lead_to_no_other_folder(publisher: Publisher, tmp_path: Path) -> None:
     (tmp_path / "box").mkdir()
     (tmp_path / "box" / "SHA256SUMS").write_text(f"{'0' * 64}  ../secret\n{'0' * 64}  /etc/passwd\n")

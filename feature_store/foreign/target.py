@@ -66,7 +66,7 @@ def plan_of(
 def refuse_another(place: Place, expert: str, identity: Mapping[str, Any]) -> None:
     """Raise StoreError if the store has an expert of that name that is not this import, begun before."""
     try:
-        stored = read_attributes(place, node_name(expert)).get("identity")
+        stored = read_attributes(place, node_name(expert)).get("identity", {})
     except NoMetadata:
         return
     changed = differences({**stored, "kind": kind_of(expert, stored)}, json.loads(json.dumps(identity)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import json
@@ -30,6 +31,16 @@ Options = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
+_ROOM = ": make room, then run the same command again"
+HELP = {  # what the system's errors do not say
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EEXIST: ", and is no folder",
+    errno.ENOTDIR: ": a part of this path is a file",
+    errno.EROFS: ": name a place that can be written to",
+}
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """Errors that a user can mend are told in a sentence: exit code 2 for wrong usage, 1 for the rest.
@@ -51,7 +62,7 @@ def told() -> Iterator[None]:
         if code is None:
             raise
         err.print("error: ", style="bold red", end="")
-        err.print(plain_lines(str(error)), soft_wrap=True)
+        err.print(plain_lines(_sentence(error)), soft_wrap=True)
         raise typer.Exit(code) from None
 
 
@@ -81,6 +92,14 @@ def telling(command: Callable[..., None]) -> Callable[..., None]:
 def _exit_code(error: Exception) -> int | None:
     """The one that its class names; 1 where a disk or a network fails; None for a bug, whose traceback is wanted."""
     return getattr(error, "exit_code", 1 if isinstance(error, OSError) else None)
+
+
+def _sentence(error: Exception) -> str:
+    """An error's own message; of the system's errors the file, what is wrong with it, and what helps."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}{error.strerror}{HELP.get(error.errno or 0, '')}"
 
 
 def print_json(document: Any) -> None:

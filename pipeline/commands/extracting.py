@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.console import Json, Options, Store, err, out, parse_options, print_json, told
+from pipeline.show import plain
 
 
 def experts(as_json: Json = False) -> None:
@@ -157,13 +158,15 @@ def extract(
 def _names(settings: list[str], experts: list[str]) -> dict[str, str]:
     from extractors import ExpertError
 
-    names = {}
+    names: dict[str, str] = {}
     for setting in settings:
         expert, equals, name = setting.rpartition("=")
         if not equals and len(experts) == 1:
             expert = experts[0]
         if expert not in experts or not name:
             raise ExpertError(f"--as {setting}: write EXPERT=NAME, for one of {', '.join(experts)}")
+        if expert in names:
+            raise ExpertError(f"--as {setting}: {expert} has the name {names[expert]!r} already; it is stored once")
         names[expert] = name
     return names
 
@@ -190,7 +193,7 @@ def embed_text(
     if as_json:
         print_json({"expert": name, "rows": rows})
     else:
-        out.print(f"{rows} words of {expert} -> {name}", highlight=False, markup=False)
+        out.print(plain(f"{rows} words of {expert} -> {name}"))
 
 
 def demo(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from pipeline.commands.console import Json, Store, err, out, print_json, told
+from pipeline.show import plain
 
 
 class Corpus(NamedTuple):
@@ -122,7 +123,7 @@ def export(
         print_json(asdict(summary))
     else:
         rows = ", ".join(f"{name} {count} rows" for name, count in summary.rows.items())
-        out.print(f"{summary.videos} videos, {rows} -> {folder}", markup=False, highlight=False)
+        out.print(plain(f"{summary.videos} videos, {rows} -> {folder}"))
 
 
 def _corpus_of(manifest: Path) -> Corpus:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.console import Json, Options, err, out, parse_options, print_json, told
+from pipeline.show import plain
 
 
 def weights_list(as_json: Json = False) -> None:
@@ -68,7 +69,7 @@ def weights_fetch(
         raise typer.Exit(1)
     if to:
         note = f"Copy {to} and pass it as --weights, or set REELCACHE_WEIGHTS to it."
-        out.print(note, highlight=False, markup=False, soft_wrap=True)
+        out.print(plain(note), soft_wrap=True)
 
 
 def weights_verify(

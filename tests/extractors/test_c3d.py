@@ -73,7 +73,7 @@ def test_another_layer_is_refused_by_name(layer: str) -> None:
 
 @pytest.mark.parametrize("options", [{"fps": 0}, {"fps": "nan"}, {"fps": "inf"}, {"hop": 0}], ids=str)
 def test_options_that_cannot_work_are_refused_before_any_work(options: dict[str, Any]) -> None:
-    with pytest.raises(ExpertError, match="fps must be above 0 and hop at least 1"):
+    with pytest.raises(ExpertError, match="fps must be above 0 and at most 1000, and hop at least 1"):
         find_experts(["c3d"], {"c3d": options})
 
 

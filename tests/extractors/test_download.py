@@ -121,6 +121,28 @@ def test_a_page_that_is_gone_is_asked_for_once(publisher: Publisher, path: Path)
     assert len(publisher.asked) == 1 and names(path) == []
 
 
+@pytest.mark.parametrize(
+    ("fault", "says"), [("404", "answers 404"), ("204", "answers 204"), ("to ", "answers 302"), ("418", "answers 418")]
+)
+def test_an_answer_without_the_file_is_no_file(publisher: Publisher, path: Path, fault: str, says: str) -> None:
+    publisher.faults = [fault]
+    with pytest.raises(DownloadError, match=f"^the server {says}"):
+        download(url(publisher), path)
+    assert names(path) == []
+
+
+def test_an_empty_file_is_no_file(publisher: Publisher, path: Path) -> None:
+    with pytest.raises(DownloadError, match="an empty file"):
+        download(publisher.publish("empty.pth", b""), path)
+    assert not path.exists()
+
+
+def test_a_connection_that_breaks_is_told_in_words(publisher: Publisher, path: Path) -> None:
+    publisher.faults = ["cut 100"] * 9
+    with pytest.raises(DownloadError, match=r"^the connection broke off, 5 times in a row$"):
+        download(url(publisher), path)
+
+
 def test_a_web_page_is_no_file(publisher: Publisher, path: Path) -> None:
     publisher.faults = ["page"]
     with pytest.raises(DownloadError, match="a web page instead of the file"):
@@ -327,7 +349,7 @@ def test_only_web_addresses_are_fetched(path: Path, address: str) -> None:
 def test_a_server_cannot_lead_to_local_files(publisher: Publisher, path: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     publisher.faults = [f"to file://{tmp_path}/secret"]
-    with pytest.raises(DownloadError, match="InvalidSchema"):
+    with pytest.raises(DownloadError, match="only http and https ones are fetched"):
         download(url(publisher), path)
     assert not path.exists()
 

@@ -139,7 +139,7 @@ def test_a_value_that_is_no_number_is_refused_by_its_name(value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["0", -1, "nan", "inf"])
 def test_a_value_that_cannot_work_is_refused(value: Any) -> None:
-    with pytest.raises(ExpertError, match="every must be above 0"):
+    with pytest.raises(ExpertError, match=r"every must be at least 0\.001"):
         find_experts(["resnet152"], {"resnet152": {"every": value}})
 
 

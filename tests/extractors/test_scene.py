@@ -128,7 +128,7 @@ def test_a_frame_is_taken_every_second_or_as_asked() -> None:
 
 @pytest.mark.parametrize("every", [0, -1, "nan", "inf"])
 def test_a_time_between_frames_that_cannot_work_is_refused(every: Any) -> None:
-    with pytest.raises(ExpertError, match="every must be above 0 seconds"):
+    with pytest.raises(ExpertError, match=r"every must be at least 0\.001 seconds"):
         find_experts([EXPERT.name], {EXPERT.name: {"every": every}})
 
 

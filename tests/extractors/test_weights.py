@@ -209,6 +209,28 @@ def test_a_damaged_file_is_refused_by_name(folder: Path, tmp_path: Path, name: s
         assert "weights_only" not in str(told.value), "never how to run what a file carries"
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_parameters_that_are_not_finite_are_refused_by_name(folder: Path, tmp_path: Path, name: str) -> None:
+    load, save = (load_file, save_file) if FILES[name] == TIMM_FILE else (torch.load, torch.save)
+    state = {name: value.clone() for name, value in load(folder / FILES[name]).items()}
+    next(value for value in state.values() if value.is_floating_point()).flatten()[0] = float("nan")
+    save(state, tmp_path / FILES[name])
+    with pytest.raises(WeightsError, match=f"weights of {name} in .* holds numbers that are not finite"):
+        load_expert(find_expert(name), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", [*FILES, "ocr", "densenet161_places365", "speech"])
+def test_a_folder_or_an_empty_file_in_a_files_place_is_told(tmp_path: Path, name: str) -> None:
+    file = tmp_path / find_expert(name).weights.files[0].name
+    file.mkdir()
+    with pytest.raises(WeightsError, match=f"{file.name} cannot be used: it is a folder"):
+        load_expert(find_expert(name), str(tmp_path))
+    file.rmdir()
+    file.write_bytes(b"")
+    with pytest.raises(WeightsError, match=f"{file.name} cannot be used: [^\n]*(empty|too small|not a zip file)"):
+        load_expert(find_expert(name), str(tmp_path))
+
+
 @pytest.mark.parametrize("content", [7, "text", [torch.zeros(3)], {"state_dict": None}, {"state_dict": 3}, None])
 @pytest.mark.parametrize("name", ["s3d", "vggish"])
 def test_a_file_that_holds_no_state_dict_is_refused_by_name(tmp_path: Path, name: str, content: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import tarfile
 import tempfile
 from pathlib import Path
@@ -308,3 +309,20 @@ def test_records_stay_behind_and_features_come_along(tmp_path: Path) -> None:
         assert export_features(tmp_path / "s", tmp_path / "out" / format, format).rows == {"ocr": 2}
     import_features("npy", [tmp_path / "out" / "npy"], tmp_path / "back", expert="ocr")
     assert np.array_equal(FeatureStore(tmp_path / "back")["ocr"].read("a").values, features("a", 2))
+
+
+@pytest.mark.parametrize(("form", "room"), [("npy", 150), ("hdf5", 1500), ("hdf5", 3000), ("webdataset", 3000)])
+def test_a_disk_that_is_full_ends_an_export_with_an_error_that_names_it(
+    store: Path, tmp_path: Path, form: str, room: int
+) -> None:
+    """Stands for a full disk: no file may grow beyond `room` bytes. HDF5's library would crash."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            export_features(store, tmp_path / "out", form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path / "out") in str(error.value)
+    export_features(store, tmp_path / "out", form)
+    assert json.loads((tmp_path / "out" / "index.json").read_text())["complete"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,6 +284,10 @@ def test_the_store_tells_how_its_features_were_made(reference: Path) -> None:
         ({"time_limit": 0.0}, "more than 0 seconds"),
         ({"memory_limit": 0.0}, "more than 0 GB"),
         ({"device": "abacus"}, "auto, cpu, cuda"),
+        ({"device": "meta"}, "auto, cpu, cuda"),
+        ({"device": "mps"}, "auto, cpu, cuda"),
+        ({"seed": 1 << 64}, "64 bits"),
+        ({"scheduler": ""}, "scheduler is empty"),
     ],
     ids=str,
 )
@@ -291,6 +297,21 @@ def test_wrong_settings_are_refused_before_anything_is_made(
     with pytest.raises(ExtractError, match=message):
         extract(manifest, tmp_path / "s", ["s3d"], weights="random", **settings)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_made(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no Unicode text"):
+        extract(manifest, tmp_path / "s", ["s3d"], weights="random", names={"s3d": "a\udcff"})
+    assert not (tmp_path / "s").exists()
+
+
+def test_names_of_files_may_be_any_bytes(manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / os.fsdecode(b"s\xff")
+    log = tmp_path / os.fsdecode(b"log\xff")
+    copied = shutil.copy(manifest, tmp_path / os.fsdecode(b"m\xff.jsonl"))
+    extract(copied, store, quick_experts()[:1], weights="random", log=log)
+    started = json.loads(log.read_text().splitlines()[0])
+    assert os.fsencode(started["store"]) == os.fsencode(store)
 
 
 def test_a_long_video_does_not_fill_memory_with_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

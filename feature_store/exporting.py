@@ -56,9 +56,9 @@ def export_features(
         show: told of progress: what is done, how many, of how many.
 
     Raises:
-        ImportUsageError: the format or an expert is none that there is. NotInStore: a video is not in the
-            store. StoreError: the store is damaged, holds values that are not finite, or the folder holds other
-            things.
+        ImportUsageError: the format or an expert is none that there is, or no expert is named.
+        NotInStore: a video is not in the store.
+        StoreError: the store is damaged, holds values that are not finite, or the folder holds other things.
     """
     folder = Path(folder)
     opened = FeatureStore(store)
@@ -98,6 +98,8 @@ def _export(expert: ExpertReader, video: str) -> Exported:
 
 def _experts(store: FeatureStore, names: Sequence[str] | None) -> dict[str, ExpertInfo]:
     unknown = [name for name in names or () if name not in store]
+    if names is not None and not names:
+        raise ImportUsageError("no expert is named; leave the experts out to export all")
     if not store.experts:
         raise StoreError(f"{store.url}: there is no expert in it, so nothing to export")
     if unknown:

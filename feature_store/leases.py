@@ -31,6 +31,7 @@ FORGOTTEN = 3600.0  # seconds of silence after which what a process left is remo
 POLL = 0.2  # seconds between two tries of who waits
 
 
+_NAME = re.compile(r"[A-Za-z0-9.-]{1,200}")
 _HOLDER = re.compile(r"[A-Za-z0-9.-]+-\d+-[0-9a-f]{8}")
 
 
@@ -69,7 +70,9 @@ class Leases:
             other = self._read(what, generations[-1])
             if other == self.holder:
                 return None
-            if not self.dead(other):
+            # What is no name, e.g. zeros after a power cut, holds nothing: who made it would not know it again either.
+            # An empty one may be about to be written, on a disk without hard links.
+            if (not other or _NAME.fullmatch(other)) and not self.dead(other):
                 return other
         made = generations[-1] + 1 if generations else 0
         if self.place.create(_lease(what, made), self.holder.encode()):

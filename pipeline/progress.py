@@ -58,7 +58,9 @@ class Progress:
                 at = f" at video {event['video']!r}" if event["video"] else ""
                 text = f"a process that works died{at}: {event['why']}; another one goes on"
             case "shard_held":
-                text = f"shard {event['shard']} is done by {event['by']}; it is looked at again later"
+                text = (
+                    f"shard {event['shard']} is done by {event['by'] or 'another process'}; it is looked at again later"
+                )
             case "stopping":
                 text = "stopping once the shards in flight are written; Ctrl-C again stops now"
             case _:

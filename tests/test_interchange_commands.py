@@ -100,6 +100,7 @@ def test_a_store_goes_out_and_comes_back(format: str) -> None:
         ("import-features npy npy s --expert x --every 1", 1, "none of the store's videos"),
         ("export s -o new --format zip", 2, "webdataset"),
         ("export s -o new --format npy --experts s3e", 2, "s3d"),
+        ("export s -o new --format npy --experts ,", 2, "no expert is named"),
         ("export s -o new --format npy --video bea", 1, "bee"),
         ("export s -o bad --format npy", 1, "other things"),
         ("export none -o new --format npy", 1, "none"),

@@ -31,8 +31,10 @@ def _read(path: Path) -> Rows:
             warnings.simplefilter("ignore")  # what torch warns of, it also refuses
             tensor = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(f"{path}: not a tensor that torch reads without running code ({reason:.200})") from error
+        # PyTorch's own message says how to run what the file carries
+        raise StoreError(
+            f"{path}: not a tensor: it is damaged, or carries other things ({type(error).__name__})"
+        ) from error
     if not isinstance(tensor, torch.Tensor):
         raise StoreError(f"{path}: holds a {type(tensor).__name__}, not one tensor")
     if not tensor.is_floating_point() or (tensor.layout, tensor.device.type) != (torch.strided, "cpu"):

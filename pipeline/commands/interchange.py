@@ -118,7 +118,9 @@ def export(
     from feature_store import export_features as run
 
     with told(), _counting() as show:
-        summary = run(store, folder, format, experts=_listed(experts) or None, videos=video, show=show)
+        summary = run(
+            store, folder, format, experts=None if experts is None else _listed(experts), videos=video, show=show
+        )
     if as_json:
         print_json(asdict(summary))
     else:
@@ -143,8 +145,8 @@ def _corpus_of(manifest: Path) -> Corpus:
     return Corpus(ids, durations, videos.digest)
 
 
-def _listed(names: str | None) -> list[str]:
-    return [name.strip() for name in (names or "").split(",") if name.strip()]
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 @contextmanager

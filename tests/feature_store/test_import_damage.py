@@ -265,7 +265,7 @@ def test_a_video_that_stands_in_two_files(tmp_path: Path) -> None:
 
 
 TENSORS: dict[str, tuple[Any, str]] = {
-    "system": (Hostile(os.system, "touch PWNED"), "without running code"),
+    "system": (Hostile(os.system, "touch PWNED"), "it is damaged, or carries other things"),
     "dict": ({"features": torch.ones(2, 4)}, "holds a dict"),
     "integers": (torch.ones(2, 4, dtype=torch.int64), "plain one of floats"),
     "sparse": (torch.ones(2, 4).to_sparse(), "plain one of floats"),

@@ -56,6 +56,15 @@ def test_a_lease_is_free_again_when_it_is_released(place: LocalPlace) -> None:
     assert place.children(LEASES) == ["000001-0"]
 
 
+@pytest.mark.parametrize("content", [bytes(40), b"\xff\xfe", b"[]", b"../../x", b"x" * 5000, b"a\nb"], ids=repr)
+def test_a_lease_that_names_nobody_holds_nothing(place: LocalPlace, content: bytes) -> None:
+    place.write(f"{LEASES}/000001-0", content)
+    mine = leases(place)
+    assert mine.take("000001") is None and mine.holds("000001")
+    mine.release("000001")
+    assert place.children(LEASES) == []
+
+
 def test_what_a_process_holds_is_free_as_soon_as_it_is_killed(place: LocalPlace) -> None:
     program = (
         "import sys, time; from pathlib import Path; from feature_store.leases import *;"

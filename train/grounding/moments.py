@@ -80,14 +80,17 @@ class MomentIndex:
             raise TrainError(f"engine {engine!r} for moments: there is {' and '.join(ENGINES)}")
         self.path = Path(path)
         record = _read_record(self.path)
-        self.identity: dict[str, Any] = record["identity"]
-        self.videos: tuple[str, ...] = tuple(record["videos"])
-        self.rows, self.dim = record["shape"]
-        embeddings, videos, times = (MappedArray(self.path / name) for name in (EMBEDDINGS, VIDEOS, TIMES))
-        firsts = range(0, self.rows, record["chunk"])
-        mapped = [embeddings.rows(first, min(first + record["chunk"], self.rows)) for first in firsts]
-        self._chunks = [torch.from_numpy(chunk) for chunk in mapped]
-        self._video, self._times = (torch.from_numpy(each.rows(0, self.rows)) for each in (videos, times))
+        try:
+            self.identity: dict[str, Any] = record["identity"]
+            self.videos: tuple[str, ...] = tuple(record["videos"])
+            self.rows, self.dim = record["shape"]
+            embeddings, videos, times = (MappedArray(self.path / name) for name in (EMBEDDINGS, VIDEOS, TIMES))
+            firsts = range(0, self.rows, record["chunk"])
+            mapped = [embeddings.rows(first, min(first + record["chunk"], self.rows)) for first in firsts]
+            self._chunks = [torch.from_numpy(chunk) for chunk in mapped]
+            self._video, self._times = (torch.from_numpy(each.rows(0, self.rows)) for each in (videos, times))
+        except (ValueError, TypeError, OverflowError) as error:  # of documents that are sealed, but say other things
+            raise TrainError(f"{self.path}: damaged ({error}); {ANEW}") from error
         if engine == "torch" and device.type != "cpu":
             self._engine: Callable[[Tensor], Best] = DeviceProducts(self._chunks, device)
         else:

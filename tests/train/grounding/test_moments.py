@@ -239,6 +239,25 @@ def test_verifying_finds_a_changed_byte(tmp_path: Path) -> None:
         MomentIndex(path).verify()
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("embeddings/zarr.json", b'"float16"', b'"float64"'),
+        ("embeddings/zarr.json", b'"shape"', b'"shope"'),
+        ("times/zarr.json", b'"float64"', b'"|O00000"'),
+        ("videos/zarr.json", b'"int32"', b'"int99"'),
+    ],
+)
+def test_arrays_of_another_kind_are_damage(tmp_path: Path, file: str, old: bytes, new: bytes) -> None:
+    path = tmp_path / "moments.zarr"
+    write(path, embed(5))
+    content = (path / file).read_bytes()
+    assert old in content
+    (path / file).write_bytes(content.replace(old, new, 1))
+    with pytest.raises(TrainError, match=r"moments\.zarr: damaged \("):
+        MomentIndex(path)
+
+
 @pytest.mark.parametrize("query", [torch.ones(DIM + 1), torch.ones(1, DIM), torch.full((DIM,), torch.nan)])
 def test_a_query_that_cannot_be_scored_is_refused(tmp_path: Path, query: Tensor) -> None:
     write(tmp_path / "moments.zarr", embed(1))

@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/reelcache demo
 
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # for two cores: many tests wait
+	$(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder  # for two cores: many tests wait
 
 # Pins what pyproject.toml asks for, and keeps what is pinned and still fits. Needs uv, and the network.
 PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra s3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ class Schedule:
         return names
 
 
-class PictureSampler:
+class PictureSampler(ABC):
     """What becomes of an expert's pictures: samples up to the first damaged one; the others are only counted.
 
     That depends on the pictures that this expert wants alone, whatever others are decoded for experts beside it.
@@ -189,8 +190,9 @@ class PictureSampler:
         """What is to be made of pictures that no others follow; `seconds` is where they end."""
         yield from ()
 
+    @abstractmethod
     def _add(self, picture: Picture) -> Iterator[Sample]:
-        raise NotImplementedError
+        """The samples that a picture completes."""
 
 
 class FrameSampler(PictureSampler):

@@ -33,7 +33,7 @@ from zarr.codecs import Crc32cCodec
 
 from feature_store import StoreError
 from feature_store.layout import ATTRIBUTE, COMPLETE, METADATA, file_digest, replace_file, seal, sync_to_disk, unseal
-from feature_store.reader import MappedArray
+from feature_store.mapped_array import MappedArray
 from train import TrainError
 from train.devices import CPU, fits
 from train.grounding.nms import temporal_nms

@@ -32,14 +32,11 @@ def read_rows(path: str | Path, row_type: type[Row]) -> Iterator[Row]:
     Raises ManifestError with file, line number and reason at the first line that is not a row.
     """
     adapter = TypeAdapter(row_type)
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(BOM) if number == 1 else line
-            if line.strip():
-                try:
-                    yield adapter.validate_json(line)
-                except ValidationError as error:
-                    raise ManifestError(f"{path}:{number}: {_reason_of_line(line, error)}") from None
+    for number, _, line in _lines(path):
+        try:
+            yield adapter.validate_json(line)
+        except ValidationError as error:
+            raise ManifestError(f"{path}:{number}: {_reason_of_line(line, error)}") from None
 
 
 def write_rows(path: str | Path, rows: Iterable[Video | Caption | Moment]) -> int:
@@ -90,8 +87,7 @@ class Manifest:
         with open(self.path, "rb") as file:
             for start in self._line_starts[first:stop]:
                 file.seek(start)
-                line = file.readline()
-                video = self._adapter.validate_json(line.removeprefix(BOM) if start == 0 else line)
+                video = self._adapter.validate_json(file.readline())
                 yield video if _OBJECT.match(video.path) else replace(video, path=os.path.join(base, video.path))
 
     def digest(self, first: int, stop: int) -> str:
@@ -102,21 +98,17 @@ class Manifest:
     def _scan(self) -> None:
         ids = array("q")  # hash of every id
         problems: list[str] = []
-        offset = 0
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        video = self._adapter.validate_json(line.removeprefix(BOM) if number == 1 else line)
-                    except ValidationError as error:
-                        problems.append(f"{self.path}:{number}: {_reason_of_line(line, error)}")
-                        if len(problems) == _PROBLEMS_SHOWN:
-                            break
-                    else:
-                        self._line_starts.append(offset)
-                        ids.append(hash(video.id))
-                        self._identities += _identity(video)
-                offset += len(line)
+        for number, start, line in _lines(self.path):
+            try:
+                video = self._adapter.validate_json(line)
+            except ValidationError as error:
+                problems.append(f"{self.path}:{number}: {_reason_of_line(line, error)}")
+                if len(problems) == _PROBLEMS_SHOWN:
+                    break
+            else:
+                self._line_starts.append(start)
+                ids.append(hash(video.id))
+                self._identities += _identity(video)
         problems = problems or self._repeated_ids(ids)
         if problems:
             raise ManifestError("\n".join(problems))
@@ -131,21 +123,29 @@ class Manifest:
             return []
         first_line: dict[str, int] = {}
         problems: list[str] = []
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                video_id = self._adapter.validate_json(line.removeprefix(BOM) if number == 1 else line).id
-                if hash(video_id) in suspects:
-                    if video_id in first_line:
-                        problems.append(
-                            f"{self.path}:{number}: id {video_id!r} stands already in line {first_line[video_id]}; "
-                            "ids must be unique"
-                        )
-                        if len(problems) == _PROBLEMS_SHOWN:
-                            break
-                    first_line.setdefault(video_id, number)
+        for number, _, line in _lines(self.path):
+            video_id = self._adapter.validate_json(line).id
+            if hash(video_id) in suspects:
+                if video_id in first_line:
+                    problems.append(
+                        f"{self.path}:{number}: id {video_id!r} stands already in line {first_line[video_id]}; "
+                        "ids must be unique"
+                    )
+                    if len(problems) == _PROBLEMS_SHOWN:
+                        break
+                first_line.setdefault(video_id, number)
         return problems
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number, byte offset and content of each line that is not blank; a byte order mark belongs to none."""
+    offset = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            content = line.removeprefix(BOM) if number == 1 else line
+            if content.strip():
+                yield number, offset + len(line) - len(content), content
+            offset += len(line)
 
 
 def _identity(video: Video) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# What operating systems and file servers leave beside files; names that begin with a dot are passed over as well.
-SYSTEM_NAMES = frozenset(
+# What operating systems and file servers leave beside files.
+_SYSTEM_NAMES = frozenset(
     {"@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
 )
 _SHOWN = 5  # suffixes, or folders, that are named
@@ -44,6 +44,11 @@ class PassedOver:
         return f"passed over: {', '.join(parts)}" if parts else ""
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is of the system, or begins with a dot: nobody means it as data."""
+    return name.startswith(".") or name in _SYSTEM_NAMES
+
+
 def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], PassedOver]:
     """All files below a folder whose suffix, in lower case, is among `suffixes`, sorted, and what was passed over.
 
@@ -69,7 +74,7 @@ def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], Pas
             continue
         for entry in entries:
             path = here / entry.name
-            if entry.name.startswith(".") or entry.name in SYSTEM_NAMES:
+            if is_hidden(entry.name):
                 passed.hidden += 1
             elif _is(entry.is_dir):
                 (links if entry.is_symlink() else folders).append(path)
@@ -82,10 +87,10 @@ def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], Pas
     return sorted(found), passed
 
 
-def _is(question: object) -> bool:
+def _is(question: Callable[[], bool]) -> bool:
     """What an entry answers; an entry that cannot be asked, e.g. a link to itself, is nothing."""
     try:
-        return bool(question())  # type: ignore[operator]
+        return question()
     except OSError:
         return False
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from feature_store.export_formats import RECORDS, WRITERS, Exported, entries, status_document
 from feature_store.foreign.npy import INDEX
 from feature_store.foreign.source import ImportUsageError
@@ -87,11 +85,10 @@ def export_features(
 
 def _export(expert: ExpertReader, video: str) -> Exported:
     features = expert.read(video)
-    if not np.isfinite(features.values).all():
-        row = int((~np.isfinite(features.values)).any(axis=1).argmax())
+    if features.first_not_finite is not None:
         raise StoreError(
-            f"{expert.info.name} has values of {video} that are not finite, the first in row {row}: extract it anew, "
-            "or export other videos"
+            f"{expert.info.name} has values of {video} that are not finite, the first in row "
+            f"{features.first_not_finite}: extract it anew, or export other videos"
         )
     return Exported(features, expert.records(video) if expert.info.has_records else None)
 

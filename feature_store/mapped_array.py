@@ -65,9 +65,6 @@ class MappedArray:
             except OSError as error:
                 if error.errno not in (*NOT_OFFERED, errno.ENODEV):
                     raise
-                self._chunks[chunk] = _read_chunk(path, self._dtype, self._chunk)  # a disk that maps no files
+                # a disk that maps no files
+                self._chunks[chunk] = np.fromfile(path, self._dtype, math.prod(self._chunk)).reshape(self._chunk)
         return self._chunks[chunk]
-
-
-def _read_chunk(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    return np.fromfile(path, dtype, math.prod(shape)).reshape(shape)

@@ -89,6 +89,12 @@ class Features:
         """There are no rows: the video failed or has no such stream; `status` says which."""
         return self.status.status in ("failed", "no_stream")
 
+    @property
+    def first_not_finite(self) -> int | None:
+        """The first row with a value that is NaN or infinite, None if there is none."""
+        finite = np.isfinite(self.values)
+        return None if finite.all() else int((~finite).any(axis=1).argmax())
+
 
 class FeatureStore:
     """A store opened for reading.
@@ -113,8 +119,11 @@ class FeatureStore:
         self.plan: ShardPlan = read_plan(self.place)
         self.experts: dict[str, ExpertInfo] = {info.name: info for info in _experts(self.place)}
         self._opened: dict[str, ExpertReader] = {}
+        self._closed = False
 
     def __getitem__(self, expert: str) -> ExpertReader:
+        if self._closed:
+            raise StoreError(f"{self.url}: is closed; open the store again")
         if expert not in self.experts:
             there = ", ".join(sorted(self.experts)) or "none"
             raise NotInStore(f"{self.url} has no expert {expert!r}; it has {there}")
@@ -142,8 +151,7 @@ class FeatureStore:
         for reader in self._opened.values():
             reader.close()
         self._opened.clear()
-        self.experts = {}
-        self.url = f"{self.url} (closed)" if not self.url.endswith(" (closed)") else self.url
+        self._closed = True
 
 
 class ExpertReader:

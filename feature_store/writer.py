@@ -20,7 +20,7 @@ import zarr
 from pydantic import TypeAdapter, ValidationError
 from zarr.codecs import Crc32cCodec
 
-from data_manifests.folder_walk import SYSTEM_NAMES
+from data_manifests.folder_walk import is_hidden
 from feature_store.kinds import KINDS, kind_of
 from feature_store.layout import (
     ATTRIBUTE,
@@ -437,7 +437,7 @@ def read_attributes(place: Place, node: str = "") -> dict[str, Any]:
 def _foreign(name: str) -> bool:
     """Neither what a run leaves that was killed while it began a store, nor what systems leave in any folder."""
     ours = name == RUN or (name.startswith("zarr.json.") and name.endswith(".part"))
-    return not ours and not name.startswith(".") and name not in SYSTEM_NAMES
+    return not ours and not is_hidden(name)
 
 
 def _group(document: Mapping[str, Any]) -> bytes:

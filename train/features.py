@@ -181,11 +181,10 @@ def measure_scales(store: FeatureStore, experts: Sequence[str], videos: Sequence
 
 def _read_finite(reader: ExpertReader, video: str) -> Features:
     features = reader.read(video)
-    if not np.isfinite(features.values).all():
-        row = int((~np.isfinite(features.values)).any(axis=1).argmax())
+    if features.first_not_finite is not None:
         raise TrainError(
-            f"{reader.info.name} has values of {video} that are not finite, the first in row {row}: extract it anew, "
-            "or leave the video out of the split"
+            f"{reader.info.name} has values of {video} that are not finite, the first in row "
+            f"{features.first_not_finite}: extract it anew, or leave the video out of the split"
         )
     if not np.isfinite(features.times).all():
         raise TrainError(f"{reader.info.name} has times of {video} that are not finite: extract or import it anew")

@@ -40,7 +40,7 @@ def open_npy(paths: Sequence[Path], key: str | None, expert: str) -> Source:
     """Open a folder of such files, or an export to npy, of which `key` names the expert if `expert` does not."""
     if len(paths) == 1 and (paths[0] / INDEX).is_file():
         return _open_export(paths[0], key, expert)
-    if key is not None and not any(path.suffix == NPZ for _, path in find_files(paths, (".npy", NPZ))):
+    if key is not None and not any(path.suffix.lower() == NPZ for _, path in find_files(paths, (".npy", NPZ))):
         raise ImportUsageError(f"--key {key}: is for exports of Reelcache and .npz; these files hold one feature")
 
     def read(path: Path) -> Rows:
